@@ -20,6 +20,7 @@ from manahsm.config.options import OptionError, echo, join_path, options_of, typ
 from manahsm.config.secret import Secret
 from manahsm.config.vendors import PROFILES
 from manahsm.errors import ConfigError, ConfigProblem
+from manahsm.nesting import too_deep
 
 __all__ = ["Layer", "lay_over", "read_environment", "read_file", "settle", "table_of"]
 
@@ -31,6 +32,14 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
 
+def _parse(content: bytes, *, is_json: bool) -> object:
+    if too_deep(content):
+        raise RecursionError
+    if is_json:
+        return json.loads(content, object_pairs_hook=_without_duplicates)
+    return tomllib.loads(content.decode())
+
+
 def read_file(path: Path) -> object:
     """Parse a file: JSON if its name ends in ``.json``, else TOML.
 
@@ -38,10 +47,7 @@ def read_file(path: Path) -> object:
         ConfigError: it can not be read or is no such document; never with any of its text.
     """
     try:
-        content = path.read_bytes()
-        if path.suffix.lower() == ".json":
-            return json.loads(content, object_pairs_hook=_without_duplicates)
-        return tomllib.loads(content.decode())
+        return _parse(path.read_bytes(), is_json=path.suffix.lower() == ".json")
     except OSError as error:
         fault = f"can not be read: {error.strerror}"
     except json.JSONDecodeError as error:

@@ -17,6 +17,7 @@ from attrs import field, frozen
 from manahsm.errors import InvalidTransaction
 from manahsm.ethereum.addresses import keccak256
 from manahsm.ethereum.fields import address, byte_string, integer, kind_of, refuse, sequence, show_name
+from manahsm.nesting import recursion_limit_kept
 
 __all__ = ["TypedData", "parse_typed_data", "typed_data_digest"]
 
@@ -107,7 +108,8 @@ def parse_typed_data(typed: Mapping[str, Any], chain_id: int | None = None) -> T
 
 
 def _digest(domain: Mapping[str, Any], types: _Types, message: Mapping[str, Any]) -> bytes:
-    from eth_account.messages import encode_typed_data  # noqa: PLC0415 - 0.4 s that most processes never need
+    with recursion_limit_kept():
+        from eth_account.messages import encode_typed_data  # noqa: PLC0415 - 0.4 s that most processes never need
 
     definitions = {
         name: [{"name": key, "type": kind} for key, kind in fields.items()] for name, fields in types.items()

@@ -1,0 +1,1 @@
+"""The audit log: nothing leaves without a record."""

@@ -1,0 +1,1 @@
+"""Keys: the registry, the rules of roles, and software keystores."""

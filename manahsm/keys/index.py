@@ -1,0 +1,111 @@
+"""All keys in memory, found by key id, label or address with one dictionary look-up.
+
+Signing never waits for the disk: every read of the registry is answered here. The index is written by the one
+thread that also writes the database, and read from the event loop without a lock; so each step of
+:meth:`KeyIndex.apply` leaves every key findable, as it was or as it will be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from typing import Generic, TypeVar
+
+from attrs import frozen
+
+from manahsm.requests import KeyInfo
+
+__all__ = ["Change", "KeyIndex"]
+
+T = TypeVar("T")
+
+
+@frozen(kw_only=True)
+class Change(Generic[T]):
+    """What one operation does to the registry, as decided and not yet done.
+
+    Attributes:
+        put: keys as they are to be, new or replaced, in an order in which no label is ever taken twice.
+        removed: ids of keys to forget.
+        result: what the operation returns once this is durable.
+    """
+
+    put: tuple[KeyInfo, ...] = ()
+    removed: tuple[str, ...] = ()
+    result: T
+
+
+class KeyIndex:
+    """The keys of a registry. Counters in it are those of the last start: the registry has today's."""
+
+    __slots__ = ("_by_id", "_by_reference")
+
+    def __init__(self, keys: Iterable[KeyInfo] = ()) -> None:
+        self._by_id: dict[str, KeyInfo] = {}
+        self._by_reference: dict[str, KeyInfo] = {}
+        for key in keys:
+            self._insert(key)
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def all(self) -> tuple[KeyInfo, ...]:
+        """Return every key, in the order in which they were first registered."""
+        return tuple(self._by_id.values())
+
+    def by_id(self, key_id: str) -> KeyInfo | None:
+        """Return the key with exactly this id."""
+        return self._by_id.get(key_id)
+
+    @property
+    def taken(self) -> Container[str]:
+        """Every label in use (and ids and addresses, which no label may equal)."""
+        return self._by_reference
+
+    def find(self, reference: str) -> KeyInfo | None:
+        """Return the key that ``reference`` names.
+
+        Args:
+            reference: a key id (any case), a label (exactly), or a 0x address: in one case, or with a right
+                EIP-55 checksum. One with a wrong checksum names no key: it is a mistyped address.
+        """
+        key = self._by_reference.get(reference)
+        if key is not None:
+            return key
+        lower = reference.lower()
+        key = self._by_reference.get(lower)
+        if key is None:
+            return None
+        if reference == key.address or lower == key.key_id:
+            return key
+        # Not a label in another case: labels are matched exactly.
+        is_its_address = lower == key.address.lower() and reference[2:] in {lower[2:], lower[2:].upper()}
+        return key if is_its_address else None
+
+    def apply(self, change: Change[T]) -> None:
+        """Do what was decided. The caller serialises calls."""
+        stale = [
+            key
+            for key_id in (*(new.key_id for new in change.put), *change.removed)
+            if (key := self._by_id.get(key_id)) is not None
+        ]
+        for key in change.put:
+            self._insert(key)
+        for key_id in change.removed:
+            self._by_id.pop(key_id, None)
+        for key in stale:
+            current = self._by_id.get(key.key_id)
+            for reference in _references(key):
+                # A label that has passed to another key is not ours to remove.
+                if self._by_reference[reference].key_id == key.key_id and (
+                    current is None or reference not in _references(current)
+                ):
+                    del self._by_reference[reference]
+
+    def _insert(self, key: KeyInfo) -> None:
+        self._by_id[key.key_id] = key
+        for reference in _references(key):
+            self._by_reference[reference] = key
+
+
+def _references(key: KeyInfo) -> tuple[str, str, str]:
+    return key.key_id, key.label, key.address.lower()

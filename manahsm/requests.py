@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from manahsm.errors import ManaHSMError
+from manahsm.errors import InvalidRequest, ManaHSMError
 
 __all__ = [
     "Backend",
@@ -28,7 +28,10 @@ __all__ = [
     "SignedAuthorization",
     "SignedTransaction",
     "Usage",
+    "is_timeout",
 ]
+
+_LONGEST_TIMEOUT = 86_400.0  # seconds; more is a mistake in the unit, and far more can not be added to a time
 
 
 class Role(StrEnum):
@@ -186,6 +189,16 @@ def _new_request_id() -> str:
     return uuid.uuid4().hex
 
 
+def is_timeout(value: object) -> bool:
+    """Return whether ``value`` is a number of seconds that a request may be given: above 0, at most a day."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _LONGEST_TIMEOUT
+
+
+def _check_timeout(_request: object, _attribute: object, value: float | None) -> None:
+    if value is not None and not is_timeout(value):
+        raise InvalidRequest(f"timeout must be a number of seconds above 0 and at most {_LONGEST_TIMEOUT:g}, or None")
+
+
 @frozen(kw_only=True)
 class SignRequest:
     """One signature asked for. Build it with the class methods.
@@ -204,7 +217,7 @@ class SignRequest:
     key: str
     payload: Any = field(repr=False)
     chain_id: int | None = None
-    timeout: float | None = None
+    timeout: float | None = field(default=None, validator=_check_timeout)
     caller: str = "embedded"
     request_id: str = field(factory=_new_request_id)
 

@@ -1,7 +1,5 @@
 """The log on disk: chained across restarts, and loud when it can not write."""
 
-# ruff: noqa: ASYNC240 - a test blocks nobody but itself
-
 from __future__ import annotations
 
 import errno

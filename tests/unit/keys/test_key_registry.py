@@ -1,7 +1,5 @@
 """The registry: found at once, changed durably, and never half."""
 
-# ruff: noqa: ASYNC240 - a test blocks nobody but itself
-
 from __future__ import annotations
 
 import sqlite3

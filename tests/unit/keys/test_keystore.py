@@ -1,7 +1,5 @@
 """Software keys on disk: private, whole, readable by other clients, and never shown."""
 
-# ruff: noqa: ASYNC240 - a test blocks nobody but itself
-
 from __future__ import annotations
 
 import hashlib

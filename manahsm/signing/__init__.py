@@ -1,0 +1,1 @@
+"""The signing path: router, signer workers and their limits."""

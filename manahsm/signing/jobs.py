@@ -1,0 +1,42 @@
+"""What travels from a caller's task to a signer worker and back."""
+
+from __future__ import annotations
+
+from attrs import field, frozen
+from coincurve import PrivateKey
+
+from manahsm.ethereum.signatures import RecoverableSignature
+from manahsm.requests import Backend
+
+__all__ = ["HSMJob", "Made", "SoftwareJob"]
+
+
+@frozen
+class HSMJob:
+    """A digest for a key that some slot holds.
+
+    Attributes:
+        public_key: 65 bytes; the worker's signature must recover to it.
+        digest: the 32 bytes to sign.
+    """
+
+    public_key: bytes
+    digest: bytes
+
+
+@frozen
+class SoftwareJob:
+    """A digest for a key that is unlocked in memory. The private key never shows in ``repr``."""
+
+    private_key: PrivateKey = field(repr=False)
+    public_key: bytes
+    digest: bytes
+
+
+@frozen
+class Made:
+    """A verified signature and where it was made; ``slot`` is ``None`` for software."""
+
+    signature: RecoverableSignature
+    backend: Backend
+    slot: str | None

@@ -7,6 +7,7 @@ operations, or ``{"id", "error": {"code", "message"}}``. A bad line gets an erro
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -55,8 +56,11 @@ def parse_line(line: bytes) -> tuple[Any, SignRequest]:
     if too_deep(line):
         raise BadLine(None, f"nested deeper than {MAX_DEPTH} levels")
     try:
-        fields = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # msgspec is strict about what is JSON, but of a name that stands twice it takes the last, where others take the
+        # first: what is signed would depend on who reads the line. The standard library can tell.
+        msgspec.json.decode(line)
+        fields = json.loads(line, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError):
         raise BadLine(None, "not a line of JSON") from None
     if not isinstance(fields, dict):
         raise BadLine(None, "not a JSON object")
@@ -84,6 +88,13 @@ def parse_line(line: bytes) -> tuple[Any, SignRequest]:
         caller=CALLER,
     )
     return line_id, request
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise BadLine(None, "a name stands twice in one object")
+    return fields
 
 
 def _is_id(value: object) -> bool:

@@ -58,6 +58,10 @@ def test_a_line_becomes_a_request(name: str, operation: Operation) -> None:
         (b"{", "not a line of JSON"),
         (b"\xff", "not a line of JSON"),
         (b"[" * 5000, "nested deeper"),
+        (b'{"id": 1, "key": "k", "hash": ' + b"9" * 5000 + b"}", "not a line of JSON"),
+        (b'{"id": 1, "key": "k", "hash": NaN}', "not a line of JSON"),
+        (b'{"id": 1, "key": "k", "key": "j", "hash": "h"}', "a name stands twice"),
+        (b'{"id": 1, "key": "k", "tx": {"to": "0x1", "to": "0x2"}}', "a name stands twice"),
         (b"[]", "not a JSON object"),
         (b"null", "not a JSON object"),
         (line_of(id=True, key="k", hash="h"), "id must be"),
@@ -81,6 +85,11 @@ def test_a_line_becomes_a_request(name: str, operation: Operation) -> None:
 def test_a_bad_line_says_what_is_wrong(line: bytes, says: str) -> None:
     with pytest.raises(BadLine, match=says):
         parse_line(line)
+
+
+def test_a_number_of_more_than_64_bits_is_kept_exactly() -> None:
+    _, request = parse_line(line_of(id=1, key="k", tx={"value": 10**20 + 1}))
+    assert request.payload == {"value": 10**20 + 1}
 
 
 JSON_VALUES = st.recursive(

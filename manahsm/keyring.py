@@ -130,9 +130,10 @@ class Keyring:
             if backend is Backend.HSM:
                 try:
                     slots = await self._import_into_tokens(private_key, label)
-                except HSMUnavailable:
+                except BaseException:
                     if keep_software_twin:
-                        await self._need_keystore().delete(key_id_of(public_key))
+                        with anyio.CancelScope(shield=True):
+                            await self._need_keystore().delete(key_id_of(public_key))
                     raise
             return await self._registry.add(
                 _key(public_key, label, role, backend, slots=slots, software_twin=keep_software_twin)

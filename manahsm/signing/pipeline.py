@@ -122,8 +122,11 @@ class Signer:
         )
         self._limit.spend()
         made = trail.made = await self._make(subject, prepared.digest, deadline)
-        key_id = subject.info.key_id if subject.info is not None else None
-        return prepared.finish(made.signature, made.backend, key_id)
+        if subject.info is None:
+            return prepared.finish(made.signature, made.backend, None)
+        # The key may have been retired, or have lost its role, while the request waited.
+        check_may_sign(self._registry.resolve(subject.key_id), request.operation)
+        return prepared.finish(made.signature, made.backend, subject.key_id)
 
     # ---- who ----
 

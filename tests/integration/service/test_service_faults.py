@@ -275,6 +275,25 @@ async def test_a_deadline_ends_a_request_that_nobody_answers(one_session: dict[s
             await service.sign_hash(digest_of(1), key.key_id, timeout=0.05)
 
 
+async def test_a_key_that_loses_its_role_while_its_request_waits_signs_nothing(one_session: dict[str, Any]) -> None:
+    outcomes: list[manahsm.Outcome] = []
+    async with manahsm.open_service(one_session) as service:
+        key = await service.generate_key("hot", "transaction_signer")
+        freeze_hosts()
+
+        async def sign() -> None:
+            outcomes.append(await service.answer(manahsm.SignRequest.hash(digest_of(1), key.key_id)))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(sign)
+            await eventually(lambda: service._slots[0].mailbox.held == 1)
+            await service.assign_role(key.key_id, None)
+            for pid in host_pids():
+                os.kill(pid, signal.SIGCONT)
+
+    assert [outcome.error.code if outcome.error else "signed" for outcome in outcomes] == ["role_denied"]
+
+
 async def test_a_full_queue_refuses_and_what_was_in_it_is_signed(softhsm_token: SoftHSMToken, tmp_path: Path) -> None:
     config = config_for(softhsm_token, tmp_path, connection_pool={"size": 1, "processes": 1}, service={"queue_size": 3})
     outcomes: list[manahsm.Outcome] = []

@@ -14,6 +14,7 @@ __all__ = ["describe", "report"]
 
 async def report(service: Service, write: Callable[[bytes], Awaitable[None]]) -> int:
     """Write what was found, line by line; return 0 if every slot is up, else 1."""
+    await service.filled()
     status = await service.status()
     for line in describe(status, await service.list_keys(), service.config.not_in_force()):
         await write(line.encode())

@@ -44,7 +44,7 @@ from manahsm.signing.limits import RateLimit
 from manahsm.signing.payloads import Signed
 from manahsm.signing.pipeline import Signer
 from manahsm.signing.router import Router
-from manahsm.signing.slot import Slot
+from manahsm.signing.slot import Slot, SlotPhase
 from manahsm.status import ServiceStatus, slot_status
 from manahsm.tree import build_tree
 from supervisors import SYSTEM_CLOCK, ChildContext, Clock, Mailbox
@@ -421,6 +421,13 @@ class Service:
             slots=tuple(slot_status(slot) for slot in self._slots),
             software=self._software.stats(),
         )
+
+    async def filled(self) -> None:
+        """Wait until every slot that is up has all its sessions, at most as long as one call may take."""
+        for slot in self._slots:
+            if slot.phase is SlotPhase.UP:
+                with self._clock.move_on_after(slot.config.connection_pool.call_timeout):
+                    await slot.pool.filled()
 
     # ---- inside ----
 

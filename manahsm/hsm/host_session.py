@@ -116,12 +116,14 @@ class SigningSession:
             return failure
 
     def _find(self, session: TokenSession, public_key: bytes) -> int:
-        private = find_private(session, public_key)
-        if private is not None:
-            return private.handle
-        # Keys hide from a session without a login, and a token that was pulled out shows none.
-        if "LOGIN_REQUIRED" in self._token.info().flag_names and not session.is_logged_in:
-            raise TokenCallFailed.code(0x101, "C_FindObjects", "the token has logged this host out")
+        # Were the login renewed between the two looks, a key that is there would be reported as missing.
+        with self._token.login_lock:
+            private = find_private(session, public_key)
+            if private is not None:
+                return private.handle
+            # Keys hide from a session without a login, and a token that was pulled out shows none.
+            if "LOGIN_REQUIRED" in self._token.info().flag_names and not session.is_logged_in:
+                raise TokenCallFailed.code(0x101, "C_FindObjects", "the token has logged this host out")
         raise TokenCallFailed.named(
             "KEY_NOT_FOUND", "C_FindObjects", f"token {self._token.label!r} does not hold this key"
         )

@@ -6,6 +6,7 @@ C_Login for each Start or LogInAgain frame, and none where the token says that i
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -36,6 +37,8 @@ class LoggedInToken:
     label: str
     serial: str
     anchor: TokenSession = field(init=False)
+    login_lock: threading.Lock = field(init=False, factory=threading.Lock)
+    """Held while the login is renewed, and while a session looks for a key and for the reason that it sees none."""
 
     def info(self) -> TokenInfoStructure:
         """Ask the token how it is, and whether it still is the same one.
@@ -69,7 +72,7 @@ class LoggedInToken:
 
     def renew_login(self, pin: str) -> None:
         """Log in once more, on a fresh anchor: the old one may be what was lost."""
-        with login_turn(self.module.path):
+        with self.login_lock, login_turn(self.module.path):
             self.replace_anchor()
             self.log_in(pin)
 

@@ -65,7 +65,7 @@ class SessionPool:
         """Return all numbers."""
         return PoolStats(
             size=self.size,
-            open=sum(self._open.values()),
+            open=len(self._owners),
             waiting=self._waiting,
             opened=self._opened,
             discarded=self._discarded,
@@ -98,7 +98,13 @@ class SessionPool:
             raise
         self._opened += 1
         self._owners[session] = host
+        self._changes.notify()
         return session
+
+    async def filled(self) -> None:
+        """Wait until all sessions are open."""
+        while len(self._owners) < self.size:
+            await self._changes.wait_after(self._changes.version)
 
     async def release(self, session: HostSession) -> None:
         """Close a session and free its place."""
@@ -137,8 +143,10 @@ class SessionPool:
             self._waiting -= 1
 
     def _most(self, host: HostProcess) -> int:
-        """Sessions that ``host`` may have: its share, or one where its library refuses locking."""
-        threads = host.info.max_session_threads if host.info is not None else None
+        """Sessions that ``host`` may have: its share, one where its library refuses locking, none when it has ended."""
+        if host.info is None:
+            return 0
+        threads = host.info.max_session_threads
         return self.share if threads is None else min(self.share, threads)
 
     def _unreserve(self, host: HostProcess) -> None:

@@ -126,9 +126,9 @@ def children_of(pid: int) -> set[int]:
     return found - {pid}
 
 
-def host_pids() -> set[int]:
-    """Host processes of this process."""
-    return {pid for pid in children_of(os.getpid()) if b"manahsm.hsm.host" in _cmdline(pid)}
+def host_pids(of: int | None = None) -> set[int]:
+    """Host processes of this process, or of another one. Other children are none: ctypes, for one, asks ldconfig."""
+    return {pid for pid in children_of(of or os.getpid()) if b"manahsm.hsm.host" in _cmdline(pid)}
 
 
 def _cmdline(pid: int) -> bytes:

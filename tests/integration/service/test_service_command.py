@@ -18,6 +18,7 @@ from services import (
     children_of,
     config_for,
     digest_of,
+    host_pids,
     software_config,
     write_config_file,
 )
@@ -398,7 +399,7 @@ def test_a_signal_during_the_start_ends_it(
 ) -> None:
     config = write_config_file(tmp_path / "config.json", config_for(softhsm_token, tmp_path))
     running = start(config, "--stdio", "--backend", backend)
-    until(running.hosts)
+    until(lambda: host_pids(running.process.pid))
     running.send(signal.SIGTERM)
     status, output, errors = running.end()
 

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from attrs import field, frozen
 
@@ -22,6 +22,7 @@ __all__ = [
     "KeyState",
     "Operation",
     "Outcome",
+    "RequestOptions",
     "Role",
     "SignRequest",
     "Signature",
@@ -199,6 +200,20 @@ def _check_timeout(_request: object, _attribute: object, value: float | None) ->
         raise InvalidRequest(f"timeout must be a number of seconds above 0 and at most {_LONGEST_TIMEOUT:g}, or None")
 
 
+class RequestOptions(TypedDict, total=False):
+    """What may be said about any request, beside what it asks for.
+
+    Attributes:
+        timeout: seconds it may take; ``service.request_timeout`` by default.
+        caller: who asks, for the audit log; ``embedded`` by default.
+        request_id: echoed in the outcome and the audit log; made up by default.
+    """
+
+    timeout: float | None
+    caller: str
+    request_id: str
+
+
 @frozen(kw_only=True)
 class SignRequest:
     """One signature asked for. Build it with the class methods.
@@ -222,27 +237,33 @@ class SignRequest:
     request_id: str = field(factory=_new_request_id)
 
     @classmethod
-    def transaction(cls, tx: Any, key: str, *, chain_id: int | None = None, **options: Any) -> SignRequest:
-        """Ask for a signed transaction; ``options`` are ``timeout``, ``caller`` and ``request_id``."""
+    def transaction(
+        cls, tx: Any, key: str, *, chain_id: int | None = None, **options: Unpack[RequestOptions]
+    ) -> SignRequest:
+        """Ask for a signed transaction."""
         return cls(operation=Operation.TRANSACTION, key=key, payload=tx, chain_id=chain_id, **options)
 
     @classmethod
-    def message(cls, message: bytes | str, key: str, **options: Any) -> SignRequest:
+    def message(cls, message: bytes | str, key: str, **options: Unpack[RequestOptions]) -> SignRequest:
         """Ask for an EIP-191 ``personal_sign`` signature."""
         return cls(operation=Operation.MESSAGE, key=key, payload=message, **options)
 
     @classmethod
-    def typed_data(cls, typed: Mapping[str, Any], key: str, **options: Any) -> SignRequest:
-        """Ask for an EIP-712 signature."""
-        return cls(operation=Operation.TYPED_DATA, key=key, payload=typed, **options)
+    def typed_data(
+        cls, typed: Mapping[str, Any], key: str, *, chain_id: int | None = None, **options: Unpack[RequestOptions]
+    ) -> SignRequest:
+        """Ask for an EIP-712 signature; the domain must name ``chain_id``, where one is given."""
+        return cls(operation=Operation.TYPED_DATA, key=key, payload=typed, chain_id=chain_id, **options)
 
     @classmethod
-    def authorization(cls, authorization: Any, key: str, **options: Any) -> SignRequest:
+    def authorization(
+        cls, authorization: Any, key: str, *, chain_id: int | None = None, **options: Unpack[RequestOptions]
+    ) -> SignRequest:
         """Ask for an EIP-7702 authorization."""
-        return cls(operation=Operation.AUTHORIZATION, key=key, payload=authorization, **options)
+        return cls(operation=Operation.AUTHORIZATION, key=key, payload=authorization, chain_id=chain_id, **options)
 
     @classmethod
-    def hash(cls, digest: bytes | str, key: str, **options: Any) -> SignRequest:
+    def hash(cls, digest: bytes | str, key: str, **options: Unpack[RequestOptions]) -> SignRequest:
         """Ask for a signature over a 32-byte digest as it is."""
         return cls(operation=Operation.HASH, key=key, payload=digest, **options)
 

@@ -8,30 +8,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import anyio
 
 from manahsm import channel
-from manahsm.audit.journal import Journal
-from manahsm.audit.log import AuditLog
+from manahsm.assembly import Assembly, assembled
 from manahsm.audit.records import AuditEvent, AuditOutcome, AuditRecord
 from manahsm.config.load import load_config
 from manahsm.config.model import Config
-from manahsm.errors import InvalidRequest, ManaHSMError, RegistryError, ServiceStopping
+from manahsm.errors import InvalidRequest, ManaHSMError
 from manahsm.ethereum.signatures import address_of, parse_private_key, public_key_of
-from manahsm.events import log_event
-from manahsm.keyring import Keyring
-from manahsm.keys.keystore import Keystore
-from manahsm.keys.registry import KeyRegistry
 from manahsm.logs import get_logger
 from manahsm.requests import (
     Backend,
     KeyInfo,
     Operation,
     Outcome,
+    RequestOptions,
     Role,
     Signature,
     SignedAuthorization,
@@ -39,21 +35,15 @@ from manahsm.requests import (
     SignRequest,
     Usage,
 )
-from manahsm.signing.gate import Gate
-from manahsm.signing.limits import RateLimit
 from manahsm.signing.payloads import Signed
-from manahsm.signing.pipeline import Signer
-from manahsm.signing.router import Router
-from manahsm.signing.slot import Slot, SlotPhase
+from manahsm.signing.slot import SlotPhase
 from manahsm.status import ServiceStatus, slot_status
-from manahsm.tree import build_tree
-from supervisors import SYSTEM_CLOCK, ChildContext, Clock, Mailbox
+from supervisors import SYSTEM_CLOCK, Clock
 
 __all__ = ["Service", "open_service"]
 
 _log = get_logger("manahsm.service")
 
-_FLUSH_INTERVAL = 5.0  # seconds between two writes of use counters
 _CHANNEL_CAPACITY = 1024
 _BATCH_AT_ONCE = 64  # more would keep the loop for long when all of them are prepared in one go
 
@@ -65,52 +55,16 @@ AnyKey = Any  # str, bytes or a key object of eth-keys, eth-account or coincurve
 class Service:
     """A running service. Get one from :func:`open_service`; use it from that event loop."""
 
-    def __init__(
-        self,
-        config: Config,
-        registry: KeyRegistry,
-        audit: AuditLog | None,
-        slots: tuple[Slot, ...],
-        clock: Clock,
-    ) -> None:
-        passphrase = config.passphrase()
-        keystore = None
-        if passphrase is not None:
-            keystore = Keystore(
-                config.keystore_directory,
-                passphrase,
-                kdf=config.keystore.kdf,
-                iterations=config.keystore.iterations,
-            )
-        policy = config.security_policy
-        self.config = config
-        self._clock = clock
-        self._registry = registry
-        self._slots = slots
-        self._software = Mailbox("software", config.service.queue_size, clock)
-        self._gate = Gate()
-        self._journal = Journal(audit, required=policy.audit_all_operations)
-        self._keyring = Keyring(registry, keystore, slots, policy, self._journal)
-        self._signer = Signer(
-            registry=registry,
-            keystore=keystore,
-            router=Router(slots, self._software, clock),
-            journal=self._journal,
-            policy=policy,
-            limit=RateLimit(policy.max_signing_rate, clock),
-            gate=self._gate,
-            default_timeout=config.service.request_timeout,
-            clock=clock,
-        )
-        self._tree = build_tree(
-            audit=audit.run if audit is not None else _idle,
-            registry=self._flush_registry,
-            software=self._software,
-            slots=slots,
-            record_keys=self._keyring.record_token,
-            clock=clock,
-            on_event=log_event,
-        )
+    def __init__(self, parts: Assembly) -> None:
+        self.config = parts.config
+        self._parts = parts
+        self._clock = parts.clock
+        self._registry = parts.registry
+        self._slots = parts.slots
+        self._gate = parts.gate
+        self._journal = parts.journal
+        self._keyring = parts.keyring
+        self._signer = parts.signer
 
     # ---- signing ----
 
@@ -127,10 +81,7 @@ class Service:
         tx: Any,
         private_key_or_key: AnyKey,
         chain_id: int | None = None,
-        *,
-        timeout: float | None = None,  # noqa: ASYNC109 - a deadline that travels with the request
-        caller: str = "embedded",
-        request_id: str | None = None,
+        **options: Unpack[RequestOptions],
     ) -> SignedTransaction:
         """Sign a transaction, with a registered key or, as old code does it, with a raw private key.
 
@@ -141,19 +92,16 @@ class Service:
                 or a key object. With a raw key the result equals eth-account's byte for byte.
             chain_id: must agree with the transaction's own; a legacy transaction with neither is not bound to
                 a chain (no EIP-155).
-            timeout: seconds it may take; ``service.request_timeout`` by default.
-            caller: who asks, for the audit log.
-            request_id: for the audit log; made up by default.
+            **options: see :class:`~manahsm.requests.RequestOptions`.
 
         Raises:
             ManaHSMError: nothing was released.
         """
-        options = _options(timeout, caller, request_id)
         signed = await self._sign_with(private_key_or_key, Operation.TRANSACTION, tx, chain_id, options)
         return _as(SignedTransaction, signed)
 
     async def sign_transaction_with_role(
-        self, tx: Any, role: Role | str, chain_id: int | None = None, **options: Any
+        self, tx: Any, role: Role | str, chain_id: int | None = None, **options: Unpack[RequestOptions]
     ) -> SignedTransaction:
         """Sign a transaction with the one active key that has ``role``.
 
@@ -171,7 +119,11 @@ class Service:
         return await self.sign_transaction(tx, keys[0].key_id, chain_id, **options)
 
     async def batch_sign_transactions(
-        self, txs: Iterable[Any], private_key_or_key: AnyKey, chain_id: int | None = None, **options: Any
+        self,
+        txs: Iterable[Any],
+        private_key_or_key: AnyKey,
+        chain_id: int | None = None,
+        **options: Unpack[RequestOptions],
     ) -> list[SignedTransaction | ManaHSMError]:
         """Sign several transactions at once.
 
@@ -198,34 +150,26 @@ class Service:
         self,
         digest: bytes | str,
         private_key_or_key: AnyKey,
-        *,
-        timeout: float | None = None,  # noqa: ASYNC109
-        caller: str = "embedded",
-        request_id: str | None = None,
+        **options: Unpack[RequestOptions],
     ) -> Signature:
         """Sign 32 bytes as they are. Whoever signs digests signs blindly: prefer the other operations.
 
         Raises:
             ManaHSMError: nothing was released.
         """
-        options = _options(timeout, caller, request_id)
         return _as(Signature, await self._sign_with(private_key_or_key, Operation.HASH, digest, None, options))
 
     async def sign_message(
         self,
         message: bytes | str,
         private_key_or_key: AnyKey,
-        *,
-        timeout: float | None = None,  # noqa: ASYNC109
-        caller: str = "embedded",
-        request_id: str | None = None,
+        **options: Unpack[RequestOptions],
     ) -> Signature:
         """Sign a message as ``personal_sign`` does (EIP-191); text is encoded as UTF-8.
 
         Raises:
             ManaHSMError: nothing was released.
         """
-        options = _options(timeout, caller, request_id)
         return _as(Signature, await self._sign_with(private_key_or_key, Operation.MESSAGE, message, None, options))
 
     async def sign_typed_data(
@@ -233,10 +177,7 @@ class Service:
         typed: Mapping[str, Any],
         private_key_or_key: AnyKey,
         chain_id: int | None = None,
-        *,
-        timeout: float | None = None,  # noqa: ASYNC109
-        caller: str = "embedded",
-        request_id: str | None = None,
+        **options: Unpack[RequestOptions],
     ) -> Signature:
         """Sign typed structured data (EIP-712).
 
@@ -244,14 +185,11 @@ class Service:
             typed: the full message with ``types``, ``primaryType``, ``domain`` and ``message``.
             private_key_or_key: see :meth:`sign_transaction`.
             chain_id: where given, the domain must name the same.
-            timeout: see :meth:`sign_transaction`, as for the next two.
-            caller: who asks.
-            request_id: for the audit log.
+            **options: see :class:`~manahsm.requests.RequestOptions`.
 
         Raises:
             ManaHSMError: nothing was released.
         """
-        options = _options(timeout, caller, request_id)
         return _as(
             Signature,
             await self._sign_with(private_key_or_key, Operation.TYPED_DATA, typed, chain_id, options),
@@ -262,17 +200,13 @@ class Service:
         authorization: Any,
         private_key_or_key: AnyKey,
         chain_id: int | None = None,
-        *,
-        timeout: float | None = None,  # noqa: ASYNC109
-        caller: str = "embedded",
-        request_id: str | None = None,
+        **options: Unpack[RequestOptions],
     ) -> SignedAuthorization:
         """Sign an EIP-7702 authorization ``{chainId, address, nonce}``.
 
         Raises:
             ManaHSMError: nothing was released.
         """
-        options = _options(timeout, caller, request_id)
         signed = await self._sign_with(private_key_or_key, Operation.AUTHORIZATION, authorization, chain_id, options)
         return _as(SignedAuthorization, signed)
 
@@ -419,7 +353,7 @@ class Service:
             under_way=self._gate.inside,
             keys=len(self._registry),
             slots=tuple(slot_status(slot) for slot in self._slots),
-            software=self._software.stats(),
+            software=self._parts.software.stats(),
         )
 
     async def filled(self) -> None:
@@ -437,7 +371,7 @@ class Service:
         operation: Operation,
         payload: Any,
         chain_id: int | None,
-        options: dict[str, Any],
+        options: RequestOptions,
     ) -> Signed:
         if _is_reference(private_key_or_key):
             key, private_key = private_key_or_key, None
@@ -469,53 +403,6 @@ class Service:
         )
         return key
 
-    async def _flush_registry(self, ctx: ChildContext) -> None:
-        ctx.started()
-        while True:
-            await ctx.clock.sleep(_FLUSH_INTERVAL)
-            try:
-                await self._registry.flush()
-            except RegistryError as error:  # counters are kept and written later: no reason to sign nothing meanwhile
-                _log.error("use counters not written", error=str(error))
-
-    @asynccontextmanager
-    async def _running(self) -> AsyncIterator[None]:
-        try:
-            async with self._tree.running():
-                await self._journal.write(AuditRecord(event=AuditEvent.START, outcome=AuditOutcome.DONE))
-                await self._settle()
-                try:
-                    yield
-                finally:
-                    await self._drain()
-                    self._journal.note_now(AuditRecord(event=AuditEvent.STOP, outcome=AuditOutcome.DONE))
-        finally:
-            self._refuse_rest()
-
-    async def _settle(self) -> None:
-        """Wait until each slot is up or known not to be, but no longer than its own start may take."""
-        async with anyio.create_task_group() as tasks:
-            for slot in self._slots:
-                tasks.start_soon(self._settle_slot, slot)
-
-    async def _settle_slot(self, slot: Slot) -> None:
-        with self._clock.move_on_after(slot.config.connection_pool.start_timeout):
-            await slot.settled()
-        if slot.reason is not None:
-            _log.error("slot out of use", slot=slot.name, phase=slot.phase.value, reason=slot.reason)
-
-    async def _drain(self) -> None:
-        """Refuse new requests, and let those inside finish within the grace."""
-        self._gate.close()
-        with self._clock.move_on_after(self.config.service.shutdown_grace, shield=True):
-            await self._gate.empty()
-
-    def _refuse_rest(self) -> None:
-        """Answer what no worker is left to answer."""
-        self._gate.close()
-        for mailbox in (self._software, *(slot.mailbox for slot in self._slots)):
-            mailbox.close(lambda: ServiceStopping("the service stopped before this was signed"), held=True)
-
 
 @asynccontextmanager
 async def open_service(
@@ -543,33 +430,8 @@ async def open_service(
     loaded = load_config(source, environ=environ)
     for notice in loaded.not_in_force():
         _log.warning("option not in force", notice=notice)
-    slots = tuple(
-        Slot(slot, queue_size=loaded.service.queue_size, clock=clock) for slot in loaded.resolved_slots(environ)
-    )
-    async with AsyncExitStack() as stack:
-        audit = None
-        if loaded.audit.enabled:
-            audit = AuditLog.open(
-                loaded.audit_directory, fsync=loaded.audit.fsync, fsync_interval=loaded.audit.fsync_interval
-            )
-            stack.callback(audit.close)
-        registry = await stack.enter_async_context(KeyRegistry.open(loaded.state_dir / "registry.sqlite3"))
-        service = Service(loaded, registry, audit, slots, clock)
-        await stack.enter_async_context(service._running())  # noqa: SLF001 - two halves of one module
-        yield service
-
-
-async def _idle(ctx: ChildContext) -> None:
-    """Stand in the tree where there is nothing to do."""
-    ctx.started()
-    await ctx.wait_stopping()
-
-
-def _options(timeout: float | None, caller: str, request_id: str | None) -> dict[str, Any]:
-    options: dict[str, Any] = {"timeout": timeout, "caller": caller}
-    if request_id is not None:
-        options["request_id"] = request_id
-    return options
+    async with assembled(loaded, environ=environ, clock=clock) as parts:
+        yield Service(parts)
 
 
 def _is_reference(value: AnyKey) -> bool:

@@ -19,6 +19,7 @@ FLOORS = (
     {"audit", "hsm", "keys"},
     {"signing"},
     {"channel", "events", "keyring", "status", "tree"},
+    {"assembly"},
     {"service"},
     {"check", "jsonl"},
     {"run"},

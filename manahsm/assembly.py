@@ -1,0 +1,159 @@
+"""What a service is made of, put together from its configuration, and its life from start to stop.
+
+The one thing to know: everything is opened in order and closed in reverse, whatever happens in between: the audit log
+first and last, then the registry, then the supervision tree with all that runs in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import anyio
+
+from manahsm.audit.journal import Journal
+from manahsm.audit.log import AuditLog
+from manahsm.audit.records import AuditEvent, AuditOutcome, AuditRecord
+from manahsm.config.model import Config
+from manahsm.errors import RegistryError, ServiceStopping
+from manahsm.events import log_event
+from manahsm.keyring import Keyring
+from manahsm.keys.keystore import Keystore
+from manahsm.keys.registry import KeyRegistry
+from manahsm.logs import get_logger
+from manahsm.signing.gate import Gate
+from manahsm.signing.limits import RateLimit
+from manahsm.signing.pipeline import Signer
+from manahsm.signing.router import Router
+from manahsm.signing.slot import Slot
+from manahsm.tree import build_tree
+from supervisors import ChildContext, Clock, Mailbox
+
+__all__ = ["Assembly", "assembled"]
+
+_log = get_logger("manahsm.service")
+
+_FLUSH_INTERVAL = 5.0  # seconds between two writes of use counters
+
+
+class Assembly:
+    """The parts of one service. Made by :func:`assembled`, used by :class:`manahsm.Service`."""
+
+    def __init__(
+        self,
+        config: Config,
+        registry: KeyRegistry,
+        audit: AuditLog | None,
+        slots: tuple[Slot, ...],
+        clock: Clock,
+    ) -> None:
+        passphrase = config.passphrase()
+        keystore = None
+        if passphrase is not None:
+            keystore = Keystore(
+                config.keystore_directory,
+                passphrase,
+                kdf=config.keystore.kdf,
+                iterations=config.keystore.iterations,
+            )
+        policy = config.security_policy
+        self.config = config
+        self.clock = clock
+        self.registry = registry
+        self.slots = slots
+        self.software = Mailbox("software", config.service.queue_size, clock)
+        self.gate = Gate()
+        self.journal = Journal(audit, required=policy.audit_all_operations)
+        self.keyring = Keyring(registry, keystore, slots, policy, self.journal)
+        self.signer = Signer(
+            registry=registry,
+            keystore=keystore,
+            router=Router(slots, self.software, clock),
+            journal=self.journal,
+            policy=policy,
+            limit=RateLimit(policy.max_signing_rate, clock),
+            gate=self.gate,
+            default_timeout=config.service.request_timeout,
+            clock=clock,
+        )
+        self._tree = build_tree(
+            audit=audit.run if audit is not None else _idle,
+            registry=self._flush_registry,
+            software=self.software,
+            slots=slots,
+            record_keys=self.keyring.record_token,
+            clock=clock,
+            on_event=log_event,
+        )
+
+    async def _flush_registry(self, ctx: ChildContext) -> None:
+        ctx.started()
+        while True:
+            await ctx.clock.sleep(_FLUSH_INTERVAL)
+            try:
+                await self.registry.flush()
+            except RegistryError as error:  # counters are kept and written later: no reason to sign nothing meanwhile
+                _log.error("use counters not written", error=str(error))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the tree; on the way out refuse new work, finish or refuse what was accepted, and stop everything."""
+        try:
+            async with self._tree.running():
+                await self.journal.write(AuditRecord(event=AuditEvent.START, outcome=AuditOutcome.DONE))
+                await self._settle()
+                try:
+                    yield
+                finally:
+                    await self._drain()
+                    self.journal.note_now(AuditRecord(event=AuditEvent.STOP, outcome=AuditOutcome.DONE))
+        finally:
+            self._refuse_rest()
+
+    async def _settle(self) -> None:
+        """Wait until each slot is up or known not to be, but no longer than its own start may take."""
+        async with anyio.create_task_group() as tasks:
+            for slot in self.slots:
+                tasks.start_soon(self._settle_slot, slot)
+
+    async def _settle_slot(self, slot: Slot) -> None:
+        with self.clock.move_on_after(slot.config.connection_pool.start_timeout):
+            await slot.settled()
+        if slot.reason is not None:
+            _log.error("slot out of use", slot=slot.name, phase=slot.phase.value, reason=slot.reason)
+
+    async def _drain(self) -> None:
+        """Refuse new requests, and let those inside finish within the grace."""
+        self.gate.close()
+        with self.clock.move_on_after(self.config.service.shutdown_grace, shield=True):
+            await self.gate.empty()
+
+    def _refuse_rest(self) -> None:
+        """Answer what no worker is left to answer."""
+        self.gate.close()
+        for mailbox in (self.software, *(slot.mailbox for slot in self.slots)):
+            mailbox.close(lambda: ServiceStopping("the service stopped before this was signed"), held=True)
+
+
+@asynccontextmanager
+async def assembled(config: Config, *, environ: Mapping[str, str], clock: Clock) -> AsyncIterator[Assembly]:
+    """Open everything, run it for as long as the context lasts, and close it again; see ``open_service``."""
+    slots = tuple(
+        Slot(slot, queue_size=config.service.queue_size, clock=clock) for slot in config.resolved_slots(environ)
+    )
+    async with AsyncExitStack() as stack:
+        audit = None
+        if config.audit.enabled:
+            options = config.audit
+            audit = AuditLog.open(config.audit_directory, fsync=options.fsync, fsync_interval=options.fsync_interval)
+            stack.callback(audit.close)
+        registry = await stack.enter_async_context(KeyRegistry.open(config.state_dir / "registry.sqlite3"))
+        parts = Assembly(config, registry, audit, slots, clock)
+        await stack.enter_async_context(parts.running())
+        yield parts
+
+
+async def _idle(ctx: ChildContext) -> None:
+    """Stand in the tree where there is nothing to do."""
+    ctx.started()
+    await ctx.wait_stopping()

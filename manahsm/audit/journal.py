@@ -34,23 +34,19 @@ class Journal:
         Raises:
             AuditUnavailable: it is not in the log, and records are required.
         """
-        if self._log is None:
-            return
         try:
-            await self._log.write(record)
+            await self._write(record)
         except AuditUnavailable as error:
             if self._required:
                 raise
-            _log.error("audit record lost", event_type=record.event.value, error=str(error))
+            _lost(record, error)
 
     async def note(self, record: AuditRecord) -> None:
         """Write the record of something that released nothing; trouble with the log is only logged."""
-        if self._log is None:
-            return
         try:
-            await self._log.write(record)
+            await self._write(record)
         except AuditUnavailable as error:
-            _log.error("audit record lost", event_type=record.event.value, error=str(error))
+            _lost(record, error)
 
     def note_now(self, record: AuditRecord) -> None:
         """Like :meth:`note`, without a checkpoint: for a task that is being cancelled."""
@@ -59,4 +55,12 @@ class Journal:
         try:
             self._log.append(record)
         except AuditUnavailable as error:
-            _log.error("audit record lost", event_type=record.event.value, error=str(error))
+            _lost(record, error)
+
+    async def _write(self, record: AuditRecord) -> None:
+        if self._log is not None:
+            await self._log.write(record)
+
+
+def _lost(record: AuditRecord, error: AuditUnavailable) -> None:
+    _log.error("audit record lost", event_type=record.event.value, error=str(error))

@@ -171,7 +171,7 @@ class Signer:
             )
         if self._keystore is None:
             raise KeystoreError("software keys need hsm.keystore.passphrase_file: set it and restart")
-        return self._keystore.unlocked(subject.key_id) or await self._keystore.unlock(subject.key_id)
+        return await self._keystore.unlock(subject.key_id)
 
 
 def _record(

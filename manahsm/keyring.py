@@ -19,7 +19,6 @@ from manahsm.errors import (
     HSMUnavailable,
     KeyExists,
     KeyNotFound,
-    KeystoreError,
     ManaHSMError,
     PolicyDenied,
 )
@@ -28,7 +27,7 @@ from manahsm.hsm.client import HostProcess
 from manahsm.hsm.failures import HostEnded, HSMFailure
 from manahsm.hsm.info import TokenKey
 from manahsm.keys.changes import new_key
-from manahsm.keys.keystore import Keystore
+from manahsm.keys.keystore import Keystore, required
 from manahsm.keys.labels import retired_label, validate_label
 from manahsm.keys.registry import KeyRegistry
 from manahsm.keys.roles import backend_for_new_key, check_import, check_role_change
@@ -126,14 +125,14 @@ class Keyring:
             if backend is Backend.HSM:
                 self._ready_slots()
             if backend is Backend.SOFTWARE or keep_software_twin:
-                await self._need_keystore().store(private_key, label)
+                await required(self._keystore).store(private_key, label)
             if backend is Backend.HSM:
                 try:
                     slots = await self._import_into_tokens(private_key, label)
                 except BaseException:
                     if keep_software_twin:
                         with anyio.CancelScope(shield=True):
-                            await self._need_keystore().delete(key_id_of(public_key))
+                            await required(self._keystore).delete(key_id_of(public_key))
                     raise
             return await self._registry.add(
                 _key(public_key, label, role, backend, slots=slots, software_twin=keep_software_twin)
@@ -192,7 +191,7 @@ class Keyring:
                     f"key {key.key_id} lives in a token: manahsm never destroys those. Retire it with rotate_key, or "
                     "use the vendor's own tools"
                 )
-            await self._need_keystore().delete(key.key_id)
+            await required(self._keystore).delete(key.key_id)
             return await self._registry.remove(key.key_id)
 
     # ---- inside ----
@@ -208,15 +207,10 @@ class Keyring:
         if self._find(label) is not None:
             raise KeyExists(f"a key is called {label!r} already: choose another label, or rotate that key")
 
-    def _need_keystore(self) -> Keystore:
-        if self._keystore is None:
-            raise KeystoreError("software keys need hsm.keystore.passphrase_file: set it and restart")
-        return self._keystore
-
     async def _make(self, label: str, backend: Backend) -> tuple[bytes, tuple[str, ...]]:
         """Make a key and return its public key and the slots that hold it."""
         if backend is Backend.SOFTWARE:
-            return await self._need_keystore().create(label), ()
+            return await required(self._keystore).create(label), ()
         slot, host = self._ready_slots()[0]
         try:
             key = await host.generate_key(label)

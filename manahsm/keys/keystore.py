@@ -27,7 +27,7 @@ from manahsm.files import make_private_directory, remove_leftovers, sync_directo
 from manahsm.keys.keyfile import KeyfileProblem, decrypt, encrypt, read_outside
 from manahsm.keys.labels import is_key_id
 
-__all__ = ["Keystore", "KeystoreEntry", "UnlockedKey"]
+__all__ = ["Keystore", "KeystoreEntry", "UnlockedKey", "required"]
 
 T = TypeVar("T")
 
@@ -248,3 +248,14 @@ class Keystore:
 
     def _read_passphrase(self) -> Secret:
         return self._passphrase if isinstance(self._passphrase, Secret) else self._passphrase()
+
+
+def required(keystore: Keystore | None) -> Keystore:
+    """Return the keystore, where one is configured.
+
+    Raises:
+        KeystoreError: none is.
+    """
+    if keystore is None:
+        raise KeystoreError("software keys need hsm.keystore.passphrase_file: set it and restart")
+    return keystore

@@ -17,14 +17,13 @@ from manahsm.config.model import SecurityPolicy
 from manahsm.errors import (
     InvalidRequest,
     KeyNotFound,
-    KeystoreError,
     ManaHSMError,
     PolicyDenied,
     RateLimited,
     RoleDenied,
 )
 from manahsm.ethereum.signatures import address_of, key_id_of, public_key_of
-from manahsm.keys.keystore import Keystore, UnlockedKey
+from manahsm.keys.keystore import Keystore, UnlockedKey, required
 from manahsm.keys.registry import KeyRegistry
 from manahsm.keys.roles import check_may_sign, software_allowed
 from manahsm.requests import Backend, KeyInfo, Operation, SignedTransaction, SignRequest
@@ -169,9 +168,7 @@ class Signer:
                 f"key {subject.key_id} is a software key, but its role {subject.info.role} signs in a token only "
                 "(security_policy.require_hsm_for_roles)"
             )
-        if self._keystore is None:
-            raise KeystoreError("software keys need hsm.keystore.passphrase_file: set it and restart")
-        return await self._keystore.unlock(subject.key_id)
+        return await required(self._keystore).unlock(subject.key_id)
 
 
 def _record(

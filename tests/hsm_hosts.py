@@ -1,28 +1,20 @@
-"""Running host processes in tests, and a PKCS#11 module that misbehaves on request (tests/integration/hsm/shim.c)."""
+"""Running host processes in tests, and what they leave behind."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.abc
-import pytest
-from attrs import frozen
-from softhsm import SoftHSMToken
 
 from manahsm.hsm.client import HostProcess
 from manahsm.hsm.info import HostInfo
 from manahsm.hsm.settings import HostSettings
 from supervisors.clock import SYSTEM_CLOCK, Clock
 
-__all__ = ["Shim", "build_shim", "is_alive", "open_descriptors", "running"]
-
-_SOURCE = Path(__file__).parent / "integration" / "hsm" / "shim.c"
+__all__ = ["is_alive", "open_descriptors", "running"]
 
 
 @asynccontextmanager
@@ -40,42 +32,6 @@ async def running(settings: HostSettings, clock: Clock = SYSTEM_CLOCK) -> AsyncI
         finally:
             with anyio.CancelScope(shield=True):
                 await host.stop()
-
-
-@frozen
-class Shim:
-    """The misbehaving module over a SoftHSM token; its directives are explained in shim.c."""
-
-    token: SoftHSMToken
-    library: Path
-    control: Path
-
-    def settings(self, **changes: Any) -> HostSettings:
-        """Settings of a host that loads the shim."""
-        environment = {
-            **self.token.environment,
-            "P11SHIM_REAL": str(self.token.library),
-            "P11SHIM_CONTROL": str(self.control),
-        }
-        changes = {"library_path": str(self.library), "environment": environment, **changes}
-        return self.token.host_settings(**changes)
-
-    def misbehave(self, *directives: str) -> None:
-        """From now on; without directives it behaves."""
-        replacement = self.control.with_suffix(".new")
-        replacement.write_text("".join(f"{directive}\n" for directive in directives))
-        replacement.rename(self.control)
-
-
-def build_shim(directory: Path) -> Path:
-    """Compile the shim; returns the library."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.fail("a C compiler is needed: apt-get install gcc libc6-dev")
-    library = directory / "libp11shim.so"
-    command = [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(library), str(_SOURCE), "-ldl"]
-    subprocess.run(command, check=True)  # noqa: S603 - our own source
-    return library
 
 
 def is_alive(pid: int) -> bool:

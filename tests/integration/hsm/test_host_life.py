@@ -10,7 +10,9 @@ from pathlib import Path
 
 import anyio
 import pytest
-from hsm_hosts import Shim, is_alive, open_descriptors, running
+from hsm_hosts import is_alive, open_descriptors, running
+from p11fault import FaultModule
+from p11fault_rules import Crash, Hang, Print
 from softhsm import SoftHSMToken
 
 from manahsm.hsm.client import HostProcess
@@ -188,16 +190,16 @@ async def test_a_host_that_hangs_is_killed_at_the_deadline(softhsm_token: SoftHS
     assert not is_alive(info.pid)
 
 
-async def test_a_call_that_hangs_in_the_library_takes_the_calls_beside_it_along(shim: Shim) -> None:
+async def test_a_call_that_hangs_in_the_library_takes_the_calls_beside_it_along(p11fault: FaultModule) -> None:
     clock = ManualClock()
-    life = Life(shim.settings(), clock)
+    life = Life(p11fault.settings(), clock)
     async with anyio.create_task_group() as tasks:
         await tasks.start(life.live)
         key = await life.host.generate_key("k")
         first, second = await life.host.open_session(), await life.host.open_session()
         for session in (first, second):
             assert isinstance((await session.sign([(key.public_key, bytes(32))]))[0], bytes)
-        shim.misbehave("C_Sign hang")
+        p11fault.set(Hang("C_Sign"))
         names: dict[str, str] = {}
 
         async def call(name: str, seconds: float) -> None:
@@ -216,30 +218,30 @@ async def test_a_call_that_hangs_in_the_library_takes_the_calls_beside_it_along(
     assert names == {"late": "DEADLINE_PASSED", "beside": "HOST_CRASHED"}
 
 
-async def test_a_session_that_hangs_does_not_hold_up_the_others(shim: Shim) -> None:
-    life = Life(shim.settings())
+async def test_a_session_that_hangs_does_not_hold_up_the_others(p11fault: FaultModule) -> None:
+    life = Life(p11fault.settings())
     async with anyio.create_task_group() as tasks:
         await tasks.start(life.live)
         key = await life.host.generate_key("k")
         stuck, free = await life.host.open_session(), await life.host.open_session()
         assert isinstance((await stuck.sign([(key.public_key, bytes(32))]))[0], bytes)
-        shim.misbehave("C_SignInit hang")
+        p11fault.set(Hang("C_SignInit"))
         tasks.start_soon(stuck.sign, [(key.public_key, bytes(32))])
         await anyio.wait_all_tasks_blocked()
         # Answered by another thread after the call that hangs had reached its own.
         await life.host.token_info()
-        shim.misbehave()
+        p11fault.clear()
         assert isinstance((await free.sign([(key.public_key, bytes(32))]))[0], bytes)
         tasks.cancel_scope.cancel()
     assert life.ended is None
 
 
-async def test_key_generation_that_misses_its_deadline_is_of_unknown_outcome(shim: Shim) -> None:
+async def test_key_generation_that_misses_its_deadline_is_of_unknown_outcome(p11fault: FaultModule) -> None:
     clock = ManualClock()
-    life = Life(shim.settings(), clock)
+    life = Life(p11fault.settings(), clock)
     async with anyio.create_task_group() as tasks:
         await tasks.start(life.live)
-        shim.misbehave("C_GenerateKeyPair hang")
+        p11fault.set(Hang("C_GenerateKeyPair"))
         unknown = []
 
         async def call() -> None:
@@ -283,13 +285,13 @@ async def test_a_session_that_nobody_waited_for_is_closed_again(softhsm_token: S
         assert session.usable
 
 
-async def test_a_library_that_crashes_ends_its_host_only(shim: Shim) -> None:
-    life = Life(shim.settings())
+async def test_a_library_that_crashes_ends_its_host_only(p11fault: FaultModule) -> None:
+    life = Life(p11fault.settings())
     async with anyio.create_task_group() as tasks:
         info = await tasks.start(life.live)
         key = await life.host.generate_key("k")
         session = await life.host.open_session()
-        shim.misbehave("C_Sign abort")
+        p11fault.set(Crash("C_Sign"))
         with pytest.raises(HSMFailure) as caught:
             await session.sign([(key.public_key, bytes(32))])
         assert caught.value.outcome.name == "HOST_CRASHED"
@@ -299,33 +301,33 @@ async def test_a_library_that_crashes_ends_its_host_only(shim: Shim) -> None:
     assert not is_alive(info.pid)
 
 
-async def test_a_library_that_prints_damages_no_frame(shim: Shim, capfd: pytest.CaptureFixture[str]) -> None:
-    async with running(shim.settings()) as host:
-        shim.misbehave("C_Sign print", "C_SignInit print", "C_OpenSession print")
+async def test_a_library_that_prints_damages_no_frame(p11fault: FaultModule, capfd: pytest.CaptureFixture[str]) -> None:
+    async with running(p11fault.settings()) as host:
+        p11fault.set(Print("C_Sign"), Print("C_SignInit"), Print("C_OpenSession"))
         key = await host.generate_key("k")
         session = await host.open_session()
         results = await session.sign([(key.public_key, bytes(32))] * 20)
         assert all(isinstance(result, bytes) for result in results)
-        shim.misbehave()
+        p11fault.clear()
     printed = capfd.readouterr()
     assert printed.out == ""
     assert "vendor chatter from C_Sign" in printed.err
 
 
-async def test_a_host_that_does_not_close_in_time_is_killed(shim: Shim) -> None:
-    life = Life(shim.settings(stop_grace=0.05))
+async def test_a_host_that_does_not_close_in_time_is_killed(p11fault: FaultModule) -> None:
+    life = Life(p11fault.settings(stop_grace=0.05))
     async with anyio.create_task_group() as tasks:
         info = await tasks.start(life.live)
-        shim.misbehave("C_Finalize hang")
+        p11fault.set(Hang("C_Finalize"))
         await life.host.stop()
     assert life.ended is None
     assert not is_alive(info.pid)
 
 
-async def test_a_host_that_is_not_ready_in_time_is_killed(shim: Shim) -> None:
-    shim.misbehave("C_Initialize hang")
+async def test_a_host_that_is_not_ready_in_time_is_killed(p11fault: FaultModule) -> None:
+    p11fault.set(Hang("C_Initialize"))
     clock = ManualClock()
-    host = HostProcess(shim.settings(start_timeout=30), clock=clock)
+    host = HostProcess(p11fault.settings(start_timeout=30), clock=clock)
     ended = []
 
     async def body() -> None:

@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
-from hsm_hosts import Shim, running
+from hsm_hosts import running
+from p11fault import FaultModule
+from p11fault_rules import CantLock, Logout, Return, Spoil, Spoiled
 from softhsm import SoftHSMToken
 
 from manahsm.ethereum.signatures import complete
@@ -165,51 +167,51 @@ async def test_more_sessions_than_the_device_has_are_refused(softhsm_token: Soft
         await host.open_session()
 
 
-async def test_a_session_that_sees_a_return_code_from_c_sign_is_never_used_again(shim: Shim) -> None:
-    async with running(shim.settings()) as host:
+async def test_a_session_that_sees_a_return_code_from_c_sign_is_never_used_again(p11fault: FaultModule) -> None:
+    async with running(p11fault.settings()) as host:
         key = await host.generate_key("k")
         session = await host.open_session()
         await sign_and_check(session, key.public_key)
-        shim.misbehave("C_Sign return 0x30")
+        p11fault.set(Return("C_Sign", "CKR_DEVICE_ERROR"))
         first, second = await session.sign([(key.public_key, bytes(32))] * 2)
         assert isinstance(first, HSMFailure)
         assert (first.outcome.name, first.outcome.rv, first.outcome.function) == ("CKR_DEVICE_ERROR", 0x30, "C_Sign")
         assert isinstance(second, HSMFailure)
         assert second.outcome.name == "SESSION_DISCARDED"
         assert not session.usable
-        shim.misbehave()
+        p11fault.clear()
         await session.close()
         await sign_and_check(await host.open_session(), key.public_key)
 
 
 @pytest.mark.parametrize("function", ["C_SignInit", "C_FindObjectsInit"])
-async def test_a_vendor_return_code_keeps_its_number(shim: Shim, function: str) -> None:
-    async with running(shim.settings()) as host:
+async def test_a_vendor_return_code_keeps_its_number(p11fault: FaultModule, function: str) -> None:
+    async with running(p11fault.settings()) as host:
         key = await host.generate_key("k")
         session = await host.open_session()
-        shim.misbehave(f"{function} return 0x80000042")
+        p11fault.set(Return(function, 0x80000042))
         (failed,) = await session.sign([(key.public_key, bytes(32))])
         assert isinstance(failed, HSMFailure)
         assert failed.outcome.rv == 0x80000042
         assert failed.outcome.name == "CKR_VENDOR_0x80000042"
-        shim.misbehave()
+        p11fault.clear()
 
 
-async def test_a_signature_of_another_length_is_not_a_signature(shim: Shim) -> None:
-    async with running(shim.settings()) as host:
+async def test_a_signature_of_another_length_is_not_a_signature(p11fault: FaultModule) -> None:
+    async with running(p11fault.settings()) as host:
         key = await host.generate_key("k")
         session = await host.open_session()
-        shim.misbehave("C_Sign short")
+        p11fault.set(Spoil(Spoiled.TRUNCATE))
         (failed,) = await session.sign([(key.public_key, bytes(32))])
         assert isinstance(failed, HSMFailure)
         assert failed.outcome.name == "SIGNATURE_LENGTH"
         assert not session.usable
-        shim.misbehave()
+        p11fault.clear()
 
 
-async def test_a_library_that_refuses_locking_gets_one_session_and_one_thread(shim: Shim) -> None:
-    shim.misbehave("token nolocking")
-    async with running(shim.settings()) as host:
+async def test_a_library_that_refuses_locking_gets_one_session_and_one_thread(p11fault: FaultModule) -> None:
+    p11fault.set(CantLock())
+    async with running(p11fault.settings()) as host:
         assert host.info is not None
         assert (host.info.locking, host.info.max_session_threads) == (False, 1)
         key = await host.generate_key("k")
@@ -217,29 +219,29 @@ async def test_a_library_that_refuses_locking_gets_one_session_and_one_thread(sh
         await sign_and_check(session, key.public_key)
         assert (await failure_of(host.open_session)).outcome.name == "HOST_SESSION_LIMIT"
         await session.close()
-        shim.misbehave("token nolocking", "C_OpenSession return 0xb1")
+        p11fault.set(CantLock(), Return("C_OpenSession", "CKR_SESSION_COUNT"))
         assert (await failure_of(host.open_session)).outcome.action is Action.SHRINK
-        shim.misbehave("token nolocking")
+        p11fault.set(CantLock())
         await sign_and_check(await host.open_session(), key.public_key)
 
 
-async def test_a_token_without_room_for_a_session_says_so_and_the_host_lives_on(shim: Shim) -> None:
-    async with running(shim.settings()) as host:
-        shim.misbehave("C_OpenSession return 0xb1")
+async def test_a_token_without_room_for_a_session_says_so_and_the_host_lives_on(p11fault: FaultModule) -> None:
+    async with running(p11fault.settings()) as host:
+        p11fault.set(Return("C_OpenSession", "CKR_SESSION_COUNT"))
         refused = await failure_of(host.open_session)
         assert (refused.outcome.name, refused.outcome.action) == ("CKR_SESSION_COUNT", Action.SHRINK)
-        shim.misbehave()
+        p11fault.clear()
         await host.open_session()
 
 
-async def test_a_login_that_the_token_dropped_is_seen_and_renewed(shim: Shim) -> None:
-    async with running(shim.settings()) as host:
+async def test_a_login_that_the_token_dropped_is_seen_and_renewed(p11fault: FaultModule) -> None:
+    async with running(p11fault.settings()) as host:
         key = await host.generate_key("k")
         session = await host.open_session()
         await sign_and_check(session, key.public_key)
-        shim.misbehave("C_SignInit logout")
+        p11fault.set(Logout("C_SignInit"))
         (dead,) = await session.sign([(key.public_key, bytes(32))])
-        shim.misbehave()
+        p11fault.clear()
         assert isinstance(dead, HSMFailure)
         assert dead.outcome.action is Action.FIND_KEY_AGAIN
         another = await host.open_session()
@@ -305,14 +307,14 @@ async def test_a_token_that_is_taken_away_is_noticed_and_found_again_by_the_next
         await sign_and_check(await host.open_session(), key.public_key)
 
 
-async def test_logging_in_again_survives_an_anchor_that_can_not_be_closed(shim: Shim) -> None:
-    async with running(shim.settings()) as host:
+async def test_logging_in_again_survives_an_anchor_that_can_not_be_closed(p11fault: FaultModule) -> None:
+    async with running(p11fault.settings()) as host:
         key = await host.generate_key("k")
-        shim.misbehave("C_CloseSession return 0xb3")
+        p11fault.set(Return("C_CloseSession", "CKR_SESSION_HANDLE_INVALID"))
         generation = await host.log_in_again(host.generation)
         assert host.info is not None
         assert host.info.generation == generation
-        shim.misbehave()
+        p11fault.clear()
         await sign_and_check(await host.open_session(), key.public_key)
 
 

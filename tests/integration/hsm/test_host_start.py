@@ -7,7 +7,9 @@ from pathlib import Path
 
 import anyio
 import pytest
-from hsm_hosts import Shim, running
+from hsm_hosts import running
+from p11fault import FaultModule
+from p11fault_rules import Crash, HiddenUntilFinalize, NoECDSA, Return, TokenFlags, TokenLabel
 from softhsm import SoftHSMToken
 
 from manahsm.config.secret import Secret
@@ -17,6 +19,10 @@ from manahsm.hsm.outcomes import Action
 from manahsm.hsm.settings import HostSettings
 
 pytestmark = pytest.mark.anyio
+
+CKF_LOGIN_REQUIRED = 0x4
+CKF_USER_PIN_FINAL_TRY = 0x20000
+CKF_USER_PIN_LOCKED = 0x40000
 
 
 async def end_of(settings: HostSettings) -> HostEnded:
@@ -114,26 +120,25 @@ async def test_a_wrong_pin_is_tried_once_and_latches(softhsm_token: SoftHSMToken
     assert "count low" not in softhsm_token.flags()
 
 
-async def test_one_start_makes_exactly_one_login(shim: Shim, capfd: pytest.CaptureFixture[str]) -> None:
-    shim.misbehave("C_Login print")
-    ended = await end_of(shim.settings(pin=Secret("00000000")))
+async def test_one_start_makes_exactly_one_login(p11fault: FaultModule) -> None:
+    ended = await end_of(p11fault.settings(pin=Secret("00000000")))
     assert ended.outcome.action is Action.LATCH
-    assert capfd.readouterr().err.count("vendor chatter from C_Login") == 1
+    assert p11fault.calls("C_Login") == 1
 
 
-async def test_the_final_try_is_left_to_the_operator(shim: Shim, capfd: pytest.CaptureFixture[str]) -> None:
-    shim.misbehave("token flags 0x20000", "C_Login print")
-    ended = await end_of(shim.settings())
+async def test_the_final_try_is_left_to_the_operator(p11fault: FaultModule) -> None:
+    p11fault.set(TokenFlags(set=CKF_USER_PIN_FINAL_TRY))
+    ended = await end_of(p11fault.settings())
     assert (ended.outcome.name, ended.outcome.action) == ("PIN_FINAL_TRY", Action.LATCH)
     assert "one more wrong PIN" in str(ended)
-    assert "C_Login" not in capfd.readouterr().err
+    assert p11fault.calls("C_Login") == 0
 
 
-async def test_a_locked_pin_is_not_tried(shim: Shim, capfd: pytest.CaptureFixture[str]) -> None:
-    shim.misbehave("token flags 0x40000", "C_Login print")
-    ended = await end_of(shim.settings())
+async def test_a_locked_pin_is_not_tried(p11fault: FaultModule) -> None:
+    p11fault.set(TokenFlags(set=CKF_USER_PIN_LOCKED))
+    ended = await end_of(p11fault.settings())
     assert (ended.outcome.name, ended.outcome.action) == ("CKR_PIN_LOCKED", Action.LATCH)
-    assert "C_Login" not in capfd.readouterr().err
+    assert p11fault.calls("C_Login") == 0
 
 
 async def test_a_token_that_needs_a_login_and_gets_no_pin_says_where_to_set_it(
@@ -153,61 +158,63 @@ async def test_a_token_that_needs_a_login_and_gets_no_pin_says_where_to_set_it(
         (0x102, "LOGIN_DISTURBED", Action.RESPAWN),  # while the token's flags say that there is a PIN
     ],
 )
-async def test_what_a_login_can_answer(shim: Shim, code: int, name: str | None, action: Action | None) -> None:
-    shim.misbehave(f"C_Login after {code:#x}")
+async def test_what_a_login_can_answer(
+    p11fault: FaultModule, code: int, name: str | None, action: Action | None
+) -> None:
+    p11fault.set(Return("C_Login", code, when_after=True))
     if name is None:  # logged in already: fine
-        async with running(shim.settings()) as host:
+        async with running(p11fault.settings()) as host:
             await host.generate_key("k")
         return
-    ended = await end_of(shim.settings())
+    ended = await end_of(p11fault.settings())
     assert (ended.outcome.name, ended.outcome.action) == (name, action)
 
 
-async def test_a_token_without_ecdsa_is_refused(shim: Shim) -> None:
-    shim.misbehave("token noecdsa")
-    ended = await end_of(shim.settings())
+async def test_a_token_without_ecdsa_is_refused(p11fault: FaultModule) -> None:
+    p11fault.set(NoECDSA())
+    ended = await end_of(p11fault.settings())
     assert ended.outcome.name == "TOKEN_UNSUITABLE"
 
 
-async def test_a_token_without_login_needs_no_pin(shim: Shim) -> None:
-    shim.misbehave("token nologin")
-    async with running(shim.settings(pin=None)) as host:
+async def test_a_token_without_login_needs_no_pin(p11fault: FaultModule) -> None:
+    p11fault.set(TokenFlags(clear=CKF_LOGIN_REQUIRED))
+    async with running(p11fault.settings(pin=None)) as host:
         assert host.info is not None
         assert "LOGIN_REQUIRED" not in host.info.flags
         assert await host.find_keys() == []
 
 
-async def test_another_token_in_the_place_of_ours_is_not_taken_for_it(shim: Shim) -> None:
-    async with running(shim.settings()) as host:
-        shim.misbehave("token renamed")
+async def test_another_token_in_the_place_of_ours_is_not_taken_for_it(p11fault: FaultModule) -> None:
+    async with running(p11fault.settings()) as host:
+        p11fault.set(TokenLabel("another"))
         with pytest.raises(HSMFailure) as caught:
             await host.token_info()
         assert caught.value.outcome.action is Action.FAIL_OVER
-        shim.misbehave()
+        p11fault.clear()
 
 
-async def test_a_library_that_can_not_initialise_ends_the_start_with_its_code(shim: Shim) -> None:
-    shim.misbehave("C_Initialize return 5")
-    assert (await end_of(shim.settings())).outcome.name == "CKR_GENERAL_ERROR"
+async def test_a_library_that_can_not_initialise_ends_the_start_with_its_code(p11fault: FaultModule) -> None:
+    p11fault.set(Return("C_Initialize", "CKR_GENERAL_ERROR"))
+    assert (await end_of(p11fault.settings())).outcome.name == "CKR_GENERAL_ERROR"
 
 
-async def test_a_slot_that_fails_is_passed_over_and_the_token_looked_for_again(shim: Shim) -> None:
-    shim.misbehave("C_GetTokenInfo return 0xe1")
-    ended = await end_of(shim.settings())
+async def test_a_slot_that_fails_is_passed_over_and_the_token_looked_for_again(p11fault: FaultModule) -> None:
+    p11fault.set(Return("C_GetTokenInfo", "CKR_TOKEN_NOT_RECOGNIZED"))
+    ended = await end_of(p11fault.settings())
     assert ended.outcome.name == "TOKEN_NOT_FOUND"
     assert "found: none" in str(ended)
 
 
-async def test_a_token_that_shows_itself_at_the_second_look_is_found(shim: Shim) -> None:
-    shim.misbehave("token late")
-    async with running(shim.settings()) as host:
+async def test_a_token_that_shows_itself_at_the_second_look_is_found(p11fault: FaultModule) -> None:
+    p11fault.set(HiddenUntilFinalize())
+    async with running(p11fault.settings()) as host:
         assert host.info is not None
-        assert host.info.token_label == shim.token.label
+        assert host.info.token_label == p11fault.token.label
 
 
-async def test_a_library_that_crashes_at_start_is_a_crash(shim: Shim) -> None:
-    shim.misbehave("C_Initialize abort")
-    ended = await end_of(shim.settings())
+async def test_a_library_that_crashes_at_start_is_a_crash(p11fault: FaultModule) -> None:
+    p11fault.set(Crash("C_Initialize"))
+    ended = await end_of(p11fault.settings())
     assert isinstance(ended, HostCrashed)
 
 

@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 from attrs import evolve
 from coincurve import PrivateKey
-from hsm_hosts import Shim, running
+from hsm_hosts import running
+from p11fault import FaultModule
+from p11fault_rules import Return, Rule, Spoil, Spoiled
 from softhsm import SoftHSMToken
 
 from manahsm.ethereum.signatures import complete
@@ -146,12 +148,12 @@ async def test_a_key_may_be_known_by_its_bare_point(softhsm_token: SoftHSMToken)
         assert not await signs(host, evolve(key, public_key=b"\x04" + bytes(64)))
 
 
-async def test_a_token_that_signs_with_another_key_makes_no_key(shim: Shim) -> None:
-    async with running(shim.settings()) as host:
-        shim.misbehave("C_Sign garble")
+async def test_a_token_that_signs_with_another_key_makes_no_key(p11fault: FaultModule) -> None:
+    async with running(p11fault.settings()) as host:
+        p11fault.set(Spoil(Spoiled.CORRUPT))
         failed = await failure_of(lambda: host.generate_key("k"))
         assert failed.outcome.name == "KEY_UNPROVEN"
-        shim.misbehave()
+        p11fault.clear()
         assert await host.find_keys() == []
 
 
@@ -177,33 +179,33 @@ async def test_more_keys_than_fit_a_frame_are_all_found(softhsm_token: SoftHSMTo
         assert {key.public_key: key for key in found} == {key.public_key: key for key in made}
 
 
-async def test_a_token_that_fails_at_making_a_key_leaves_the_host_well(shim: Shim) -> None:
-    async with running(shim.settings()) as host:
-        shim.misbehave("C_GenerateKeyPair return 0x30")
+async def test_a_token_that_fails_at_making_a_key_leaves_the_host_well(p11fault: FaultModule) -> None:
+    async with running(p11fault.settings()) as host:
+        p11fault.set(Return("C_GenerateKeyPair", "CKR_DEVICE_ERROR"))
         failed = await failure_of(lambda: host.generate_key("k"))
         assert (failed.outcome.name, failed.outcome.function) == ("CKR_DEVICE_ERROR", "C_GenerateKeyPair")
-        shim.misbehave()
+        p11fault.clear()
         assert await signs(host, await host.generate_key("k"))
 
 
-@pytest.mark.parametrize("directive", ["C_Sign return 0x30", "C_Sign short"])
-async def test_a_new_key_that_can_not_prove_itself_is_removed(shim: Shim, directive: str) -> None:
-    async with running(shim.settings()) as host:
-        shim.misbehave(directive)
+@pytest.mark.parametrize("rule", [Return("C_Sign", "CKR_DEVICE_ERROR"), Spoil(Spoiled.TRUNCATE)], ids=str)
+async def test_a_new_key_that_can_not_prove_itself_is_removed(p11fault: FaultModule, rule: Rule) -> None:
+    async with running(p11fault.settings()) as host:
+        p11fault.set(rule)
         await failure_of(lambda: host.generate_key("k"))
         await failure_of(lambda: host.import_key(os.urandom(32), "k"))
-        shim.misbehave()
+        p11fault.clear()
         assert await host.find_keys() == []
 
 
-async def test_a_half_that_can_not_be_stored_takes_the_other_back(shim: Shim) -> None:
-    async with running(shim.settings()) as host:
-        shim.misbehave("C_CreateObject second 0x31")
+async def test_a_half_that_can_not_be_stored_takes_the_other_back(p11fault: FaultModule) -> None:
+    async with running(p11fault.settings()) as host:
+        p11fault.set(Return("C_CreateObject", "CKR_DEVICE_MEMORY", every=2))
         failed = await failure_of(lambda: host.import_key(os.urandom(32), "k"))
         assert failed.outcome.name == "CKR_DEVICE_MEMORY"
-        shim.misbehave()
-    listing = shim.token.run_tool(
-        "pkcs11-tool", "--module", str(shim.token.library), "--login", "--pin", shim.token.pin,
+        p11fault.clear()
+    listing = p11fault.token.run_tool(
+        "pkcs11-tool", "--module", str(p11fault.token.library), "--login", "--pin", p11fault.token.pin,
         "--list-objects",
     )  # fmt: skip
     assert "Key Object" not in listing

@@ -16,16 +16,19 @@ from manahsm.audit.log import AuditLog
 from manahsm.audit.records import AuditEvent, AuditOutcome, AuditRecord
 from manahsm.config.model import Config
 from manahsm.errors import RegistryError, ServiceStopping
-from manahsm.events import log_event
+from manahsm.events import EventHub, log_event
 from manahsm.keyring import Keyring
 from manahsm.keys.keystore import Keystore
 from manahsm.keys.registry import KeyRegistry
 from manahsm.logs import get_logger
+from manahsm.operators import Operators
 from manahsm.signing.gate import Gate
 from manahsm.signing.limits import RateLimit
 from manahsm.signing.pipeline import Signer
 from manahsm.signing.router import Router
 from manahsm.signing.slot import Slot
+from manahsm.signing.stand_in import StandIn
+from manahsm.signing.twins import TwinKeeper
 from manahsm.tree import build_tree
 from supervisors import ChildContext, Clock, Mailbox
 
@@ -45,6 +48,8 @@ class Assembly:
         registry: KeyRegistry,
         audit: AuditLog | None,
         slots: tuple[Slot, ...],
+        *,
+        hub: EventHub,
         clock: Clock,
     ) -> None:
         passphrase = config.passphrase()
@@ -59,31 +64,43 @@ class Assembly:
         policy = config.security_policy
         self.config = config
         self.clock = clock
+        self.hub = hub
         self.registry = registry
         self.slots = slots
         self.software = Mailbox("software", config.service.queue_size, clock)
         self.gate = Gate()
         self.journal = Journal(audit, required=policy.audit_all_operations)
         self.keyring = Keyring(registry, keystore, slots, policy, self.journal)
+        self.stand_in = StandIn(policy, config.fallback, clock, hub)
+        self.router = Router(
+            slots,
+            self.software,
+            stand_in=self.stand_in,
+            fallback_timeout=config.fallback.fallback_timeout,
+            clock=clock,
+        )
+        self.operators = Operators(config, slots, self.stand_in, self.journal)
         self.signer = Signer(
             registry=registry,
             keystore=keystore,
-            router=Router(slots, self.software, clock),
+            router=self.router,
             journal=self.journal,
             policy=policy,
             limit=RateLimit(policy.max_signing_rate, clock),
             gate=self.gate,
             default_timeout=config.service.request_timeout,
             clock=clock,
+            observe=hub,
         )
         self._tree = build_tree(
             audit=audit.run if audit is not None else _idle,
             registry=self._flush_registry,
             software=self.software,
+            twins=TwinKeeper(registry, keystore, self.stand_in).run,
             slots=slots,
             record_keys=self.keyring.record_token,
             clock=clock,
-            on_event=log_event,
+            on_event=hub,
         )
 
     async def _flush_registry(self, ctx: ChildContext) -> None:
@@ -138,8 +155,17 @@ class Assembly:
 @asynccontextmanager
 async def assembled(config: Config, *, environ: Mapping[str, str], clock: Clock) -> AsyncIterator[Assembly]:
     """Open everything, run it for as long as the context lasts, and close it again; see ``open_service``."""
+    hub = EventHub(log_event)
     slots = tuple(
-        Slot(slot, queue_size=config.service.queue_size, clock=clock) for slot in config.resolved_slots(environ)
+        Slot(
+            slot,
+            queue_size=config.service.queue_size,
+            clock=clock,
+            breaker=config.circuit_breaker,
+            well_after=config.monitoring.health_check_interval,
+            on_event=hub,
+        )
+        for slot in config.resolved_slots(environ)
     )
     async with AsyncExitStack() as stack:
         audit = None
@@ -148,7 +174,7 @@ async def assembled(config: Config, *, environ: Mapping[str, str], clock: Clock)
             audit = AuditLog.open(config.audit_directory, fsync=options.fsync, fsync_interval=options.fsync_interval)
             stack.callback(audit.close)
         registry = await stack.enter_async_context(KeyRegistry.open(config.state_dir / "registry.sqlite3"))
-        parts = Assembly(config, registry, audit, slots, clock)
+        parts = Assembly(config, registry, audit, slots, hub=hub, clock=clock)
         await stack.enter_async_context(parts.running())
         yield parts
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 import anyio
+from attrs import evolve
 
 from manahsm import channel
 from manahsm.assembly import Assembly, assembled
@@ -344,6 +345,49 @@ class Service:
         with self._gate.admit():
             return await self._journalled(AuditEvent.DELETE_KEY, reference, self._keyring.delete(reference))
 
+    # ---- what operators do; each act has its audit record before it is done ----
+
+    async def force_open(self, slot: str, reason: str = "by an operator") -> None:
+        """Send nothing more to a slot until :meth:`reset_breaker`, however well it is.
+
+        Raises:
+            InvalidRequest: no such slot, or it is latched.
+        """
+        await self._parts.operators.force_open(slot, reason)
+
+    async def force_closed(self, slot: str, reason: str = "by an operator") -> None:
+        """Send digests to a slot whatever fails there, until :meth:`reset_breaker`.
+
+        Raises:
+            InvalidRequest: no such slot, or it is latched.
+        """
+        await self._parts.operators.force_closed(slot, reason)
+
+    async def reset_breaker(self, slot: str) -> None:
+        """Let a slot's circuit breaker decide again, with nothing counted.
+
+        Raises:
+            InvalidRequest: no such slot, or it is latched.
+        """
+        await self._parts.operators.reset_breaker(slot)
+
+    async def unlatch(self, slot: str) -> None:
+        """Take a latched slot back into service, on probation. Its PIN file is read anew, and tried once.
+
+        Raises:
+            InvalidRequest: no such slot, or it is not latched.
+            ConfigError: the PIN file can not be used; the slot stays latched.
+        """
+        await self._parts.operators.unlatch(slot)
+
+    async def allow_fallback(self) -> None:
+        """Let software twins stand in until the outage is over, where ``auto_fallback_on_error`` is false."""
+        await self._parts.operators.allow_fallback()
+
+    async def withdraw_fallback(self) -> None:
+        """Take that permission back."""
+        await self._parts.operators.withdraw_fallback()
+
     # ---- what it is doing ----
 
     async def status(self) -> ServiceStatus:
@@ -354,6 +398,7 @@ class Service:
             keys=len(self._registry),
             slots=tuple(slot_status(slot) for slot in self._slots),
             software=self._parts.software.stats(),
+            routes=evolve(self._parts.router.stats),
         )
 
     async def filled(self) -> None:

@@ -6,8 +6,9 @@ from attrs import frozen
 
 from manahsm.hsm.info import HostInfo
 from manahsm.signing.pool import PoolStats
+from manahsm.signing.router import RouterStats
 from manahsm.signing.slot import Slot, SlotPhase
-from supervisors import MailboxStats
+from supervisors import BreakerStats, MailboxStats
 
 __all__ = ["ServiceStatus", "SlotStatus", "slot_status"]
 
@@ -21,7 +22,8 @@ class SlotStatus:
         vendor: whose library it is.
         library: its path.
         phase: whether it can sign.
-        reason: why it is down or latched, or ``None``.
+        reason: why it is down or latched, or its breaker not closed, or ``None``.
+        breaker: numbers of its circuit breaker, and whether an operator has forced it.
         hosts: the host processes that are ready, with what they know of the token.
         pool: numbers of its sessions.
         queue: numbers of its mailbox.
@@ -34,6 +36,7 @@ class SlotStatus:
     phase: SlotPhase
     reason: str | None
     hosts: tuple[HostInfo, ...]
+    breaker: BreakerStats
     pool: PoolStats
     queue: MailboxStats
     keys: int
@@ -49,6 +52,7 @@ class ServiceStatus:
         keys: keys in the registry.
         slots: every configured slot.
         software: numbers of the software worker's mailbox.
+        routes: how requests for keys in tokens were signed.
     """
 
     accepting: bool
@@ -56,6 +60,7 @@ class ServiceStatus:
     keys: int
     slots: tuple[SlotStatus, ...]
     software: MailboxStats
+    routes: RouterStats
 
 
 def slot_status(slot: Slot) -> SlotStatus:
@@ -67,7 +72,8 @@ def slot_status(slot: Slot) -> SlotStatus:
         phase=slot.phase,
         reason=slot.reason,
         hosts=tuple(host.info for host in slot.pool.hosts if host.info is not None),
-        pool=slot.pool.stats(),
+        breaker=slot.breaker.stats(),
+        pool=slot.pool_stats(),
         queue=slot.mailbox.stats(),
         keys=len(slot.public_keys),
     )

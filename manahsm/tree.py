@@ -6,11 +6,12 @@
     ├── audit                        writes records through to the disk; first up, last down
     ├── registry                     writes use counters
     ├── software                     the software worker
-    └── slots (one_for_one)
-        └── slot NAME (rest_for_one)
-            ├── pool                 adopts hosts that are ready
-            ├── hosts (one_for_one)  host-0, host-1, ...: one process each
-            └── workers (one_for_one) worker-0, worker-1, ...: one session each
+    ├── slots (one_for_one)
+    │   └── slot NAME (rest_for_one)
+    │       ├── pool                 adopts hosts that are ready; starts overflow workers
+    │       ├── hosts (one_for_one)  host-0, host-1, ...: one process each
+    │       └── workers (one_for_one) worker-0, ...: one session each; overflow-0, ... while callers wait
+    └── twins                        unlocks software twins ahead of need
 
 Two rules shape it. A token that is absent, broken or latched is ordinary: nothing below ``slots`` ever takes the
 service down, so hosts and slots are restarted for ever, with growing delays. And a fault of our own (a bug in the
@@ -36,6 +37,7 @@ from supervisors import (
     Exit,
     Intensity,
     Mailbox,
+    Restart,
     Shutdown,
     Strategy,
     Supervisor,
@@ -44,7 +46,7 @@ from supervisors import (
 
 __all__ = ["build_tree"]
 
-HOST_BACKOFF = Backoff(initial=0.1, factor=2.0, maximum=30.0, jitter=0.2, reset_after=60.0)
+HOST_BACKOFF = Backoff(initial=0.1, factor=2.0, maximum=10.0, jitter=0.2, reset_after=10.0)
 WORKER_BACKOFF = Backoff(initial=0.05, factor=2.0, maximum=5.0, jitter=0.2, reset_after=10.0)
 HOST_SHUTDOWN = Shutdown(grace=0.0, cancel_grace=10.0)  # a host logs out and finalizes while it is cancelled
 
@@ -57,6 +59,7 @@ def build_tree(
     audit: Body,
     registry: Body,
     software: Mailbox,
+    twins: Body,
     slots: Sequence[Slot],
     record_keys: RecordKeys,
     clock: Clock,
@@ -68,6 +71,7 @@ def build_tree(
         audit: body of the task that syncs the audit log.
         registry: body of the task that flushes the registry.
         software: mailbox of the software worker.
+        twins: body of the task that unlocks software twins.
         slots: one subtree each.
         record_keys: told what a token holds when its slot comes up.
         clock: the time of every timer in the tree.
@@ -88,6 +92,7 @@ def build_tree(
             ChildSpec("registry", registry),
             ChildSpec("software", SoftwareWorker(software).run, on_exit=_give_back(software, "software")),
             slots_tree.spec(),
+            ChildSpec("twins", twins, restart=Restart.TRANSIENT),
         ],
         strategy=Strategy.REST_FOR_ONE,
         intensity=Intensity(restarts=5, within=60.0),
@@ -117,9 +122,17 @@ def _slot_tree(slot: Slot, record_keys: RecordKeys, clock: Clock, on_event: OnEv
         clock=clock,
         on_event=on_event,
     )
+
+    async def start_worker(name: str) -> None:
+        worker = HSMWorker(slot, overflow=True)
+        spec = ChildSpec(
+            name, worker.run, restart=Restart.TEMPORARY, start_timeout=None, on_exit=_give_back(slot.mailbox, name)
+        )
+        await workers.start_child(spec)
+
     return Supervisor(
         f"slot {slot.name}",
-        [ChildSpec("pool", PoolManager(slot, record_keys).run), hosts.spec(), workers.spec()],
+        [ChildSpec("pool", PoolManager(slot, record_keys, start_worker).run), hosts.spec(), workers.spec()],
         strategy=Strategy.REST_FOR_ONE,
         intensity=Intensity.unlimited(),
         backoff=HOST_BACKOFF,

@@ -107,6 +107,11 @@ class Reply:
         if self._event is not None:
             self._event.set()
 
+    @property
+    def held(self) -> bool:
+        """Whether a receiver has the request in hand now."""
+        return self._holder is not None
+
     async def wait(self) -> Any:
         """Wait for the answer until the request's deadline, and return or raise it.
 
@@ -119,23 +124,41 @@ class Reply:
             RuntimeError: somebody else is waiting already.
             BaseException: what the worker failed it with.
         """
+        await self.resolved_by(None)
+        return self.result()
+
+    async def resolved_by(self, when: float | None) -> bool:
+        """Wait for the answer as :meth:`wait` does, but no longer than until ``when``; return whether it is there.
+
+        For a caller whose patience ends before the deadline: the request goes on, and the caller may wait again or
+        :meth:`abandon` it.
+
+        Args:
+            when: a time of the request's clock; ``None``: the deadline alone.
+
+        Raises:
+            RuntimeError: somebody else is waiting already.
+        """
         if self._state is ReplyState.PENDING:
             if self._event is not None:
                 raise RuntimeError("two tasks wait for the same reply")
+            deadline = self._deadline
+            until = deadline if when is None or (deadline is not None and deadline <= when) else when
             self._event = anyio.Event()
             try:
-                if self._deadline is None:
+                if until is None:
                     await self._event.wait()
                 else:
-                    with self._clock.move_on_at(self._deadline):
+                    with self._clock.move_on_at(until):
                         await self._event.wait()
             except BaseException:
                 self.abandon()
                 raise
             finally:
                 self._event = None
-            self.fail(DeadlinePassed("the deadline passed before there was an answer"))
-        return self.result()
+            if until == deadline:
+                self.fail(DeadlinePassed("the deadline passed before there was an answer"))
+        return self.done
 
     def result(self) -> Any:
         """Return or raise the answer of a resolved reply.

@@ -1,40 +1,36 @@
 """The audit log: append-only, chained, and written before anything is released.
 
-:meth:`AuditLog.append` is one ``os.write`` to a file that only we have open, in the event loop: a record
-costs a few microseconds, and when the call returns, the record survives the death of this process. Whether it
-also survives the death of the machine is ``audit.fsync``. Any trouble raises ``AuditUnavailable``, so that
-nothing leaves unrecorded; the next append tries again by itself.
+The one thing to know: :meth:`AuditLog.append` is one ``os.write`` to a file that only we have open, in the event loop:
+a record costs a few microseconds, and when the call returns, the record survives the death of this process. Whether it
+also survives the death of the machine is ``audit.fsync``. Any trouble raises ``AuditUnavailable``, so that nothing
+leaves unrecorded; the next append tries again by itself.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio.to_thread
 from anyio import CancelScope, CapacityLimiter
 
+from manahsm.audit.noted import note_head
+from manahsm.audit.output import Output
 from manahsm.audit.records import AuditEvent, AuditRecord, Head, seal
-from manahsm.audit.segments import TornTail, find_tail, segment_path, set_aside
+from manahsm.audit.recovery import Recovered, recover
+from manahsm.audit.segments import segment_path
 from manahsm.config.model import Fsync
 from manahsm.errors import AuditUnavailable
-from manahsm.files import (
-    PRIVATE_FILE,
-    FileInUse,
-    lock_exclusively,
-    make_private_directory,
-    remove_leftovers,
-    sync_directory,
-)
+from manahsm.files import FileInUse, lock_exclusively, make_private_directory
+from manahsm.logs import get_logger
 from supervisors import ChildContext
 
 __all__ = ["AuditLog"]
 
-_NEW_FILE = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+_log = get_logger("manahsm.audit")
 
 
 def _utc_now() -> datetime:
@@ -45,37 +41,40 @@ class AuditLog:
     """An open log. Use it from the event loop's thread alone; open it with :meth:`open`.
 
     Attributes:
+        directory: its folder.
         head: sequence number and hash of the last record.
-        path: the segment that is written now.
-        problem: why the last write or sync failed, or ``None`` while all is well.
+        trouble: why the last write or sync failed, or ``None`` while all is well. It ends by itself.
+        last_sync: when records were last forced to the disk (UTC); ``None`` before that, and with ``fsync = "never"``.
     """
 
     def __init__(
         self,
-        path: Path,
-        head: Head,
-        size: int,
+        directory: Path,
+        found: Recovered,
         *,
         lock: int,
         fsync: Fsync,
         fsync_interval: float,
+        max_segment_size: int,
+        max_segment_age: float,
         now: Callable[[], datetime],
     ) -> None:
-        self.path = path
-        self.head = head
-        self.problem: str | None = None
+        self.directory = directory
+        self.head = found.head
+        self.trouble: str | None = None
+        self.last_sync: datetime | None = None
         self._lock = lock
         self._fsync = fsync
         self._interval = fsync_interval
+        self._largest = max_segment_size
+        self._longest = timedelta(seconds=max_segment_age)
         self._now = now
-        self._descriptor = _open_segment(path)
-        self._size = size
-        self._torn = 0  # bytes that a failed write left behind our last good record
-        self._synced = head.seq
+        self._output = Output(found.path, found.size, durable=fsync is not Fsync.NEVER)
+        self._ends = found.begun + self._longest
+        self._synced = found.head
+        self._noted = 0
         self._closed = False
         self._thread = CapacityLimiter(1)
-        # Held for the moment in which the descriptor is copied or replaced, never while the disk works.
-        self._swapping = threading.Lock()
 
     @classmethod
     def open(
@@ -84,16 +83,21 @@ class AuditLog:
         *,
         fsync: Fsync = Fsync.INTERVAL,
         fsync_interval: float = 0.1,
+        max_segment_size: int = 64 * 2**20,
+        max_segment_age: float = 86_400.0,
         now: Callable[[], datetime] = _utc_now,
     ) -> AuditLog:
         """Open the log in ``directory``, making it where there is none. Blocks for a few file operations.
 
-        What a crash tore off at the end is set aside in a file of its own, and a record says so.
+        What a crash tore off at the end is set aside in a file of its own, and a record says so. Where records are
+        gone that had been on the disk, a record says that too, and the chain goes on behind them.
 
         Args:
             directory: made, and closed to others.
             fsync: when records reach the disk.
             fsync_interval: seconds between two syncs of :meth:`run`.
+            max_segment_size: bytes after which records go to a new file.
+            max_segment_age: seconds from a file's first record after which the next one goes to a new file.
             now: gives the time (UTC) of a record.
 
         Raises:
@@ -109,16 +113,15 @@ class AuditLog:
         except OSError as error:
             raise AuditUnavailable(_unavailable(directory, error)) from error
         try:
-            remove_leftovers(directory)
-            tail = find_tail(directory)
-            torn = set_aside(tail)
+            found = recover(directory)
             log = cls(
-                tail.path,
-                tail.head,
-                tail.good_size,
+                directory,
+                found,
                 lock=lock,
                 fsync=fsync,
                 fsync_interval=fsync_interval,
+                max_segment_size=max_segment_size,
+                max_segment_age=max_segment_age,
                 now=now,
             )
         except BaseException as error:
@@ -126,14 +129,23 @@ class AuditLog:
             if isinstance(error, OSError):
                 raise AuditUnavailable(_unavailable(directory, error)) from error
             raise
-        if torn is not None:
-            log._record_repair(torn)
+        log._record_recovery(found)
         return log
 
     @property
-    def unsynced(self) -> int:
-        """How many records have not been forced to the disk yet; 0 says little with ``fsync = "never"``."""
-        return self.head.seq - self._synced
+    def healthy(self) -> bool:
+        """Whether the last write and the last sync went well."""
+        return self.trouble is None
+
+    @property
+    def path(self) -> Path:
+        """The segment that is written now."""
+        return self._output.path
+
+    @property
+    def unsynced_records(self) -> int:
+        """How many records have not been forced to the disk yet; says little with ``fsync = "never"``."""
+        return self.head.seq - self._synced.seq
 
     def append(self, record: AuditRecord) -> None:
         """Write one record. With ``fsync = "always"`` this waits for the disk; see :meth:`write`.
@@ -143,11 +155,7 @@ class AuditLog:
         """
         self._write(record)
         if self._fsync is Fsync.ALWAYS:
-            try:
-                os.fdatasync(self._descriptor)
-            except OSError as error:
-                raise self._failed(error) from error
-            self._synced = self.head.seq
+            self._sync_now(self.head.seq)
 
     async def write(self, record: AuditRecord) -> None:
         """Write one record as safely as :meth:`append` does, and never block the loop.
@@ -165,7 +173,7 @@ class AuditLog:
     async def run(self, context: ChildContext) -> None:
         """Force records to the disk every ``fsync_interval`` and watch that the file stays in place.
 
-        A supervised child's body. Trouble ends up in :attr:`problem`, and appends are refused until it is
+        A supervised child's body. Trouble ends up in :attr:`trouble`, and appends are refused until it is
         over.
         """
         context.started(self)
@@ -179,44 +187,60 @@ class AuditLog:
                 await self._look_after()
 
     def close(self) -> None:
-        """Force what is left to the disk and let others open the log. Later appends are refused."""
+        """Force what is left to the disk and let others open the log. Later appends are refused.
+
+        Raises:
+            AuditUnavailable: the last records may not be on the disk; the log is closed all the same.
+        """
         if self._closed:
             return
         self._closed = True
-        self.problem = "it is closed"
+        self.trouble = "it is closed"
         try:
             if self._fsync is not Fsync.NEVER:
-                os.fdatasync(self._descriptor)
+                self._output.sync()
+            self._note(self.head)
         except OSError as error:
             raise AuditUnavailable(_unavailable(self.path, error)) from error
         finally:
-            with self._swapping:
-                os.close(self._descriptor)
+            self._output.close()
             os.close(self._lock)
 
+    # ---- writing ----
+
     def _write(self, record: AuditRecord) -> None:
-        if self.problem is not None:
+        if self.trouble is not None:
             self._repair()
         self._put(record)
 
     def _put(self, record: AuditRecord) -> None:
+        moment = self._now()
         try:
-            line, head = seal(record, self.head, self._now())
+            line, head = seal(record, self.head, moment)
         except (TypeError, ValueError, RecursionError) as error:
             raise AuditUnavailable(f"the audit record can not be written as JSON: {error}") from error
         try:
-            written = os.write(self._descriptor, line)
+            if self._is_full(len(line), moment):
+                self._output.go_on_in(segment_path(self.directory, head.seq))
+            if self._output.size == 0:
+                self._ends = moment + self._longest
+            self._output.write(line)
         except OSError as error:
             raise self._failed(error) from error
-        if written != len(line):
-            self._torn = written
-            raise self._failed(OSError("only a part of the record fitted"))
         self.head = head
-        self._size += written
+
+    def _is_full(self, more: int, moment: datetime) -> bool:
+        size = self._output.size
+        return size > 0 and (size + more > self._largest or moment >= self._ends)
+
+    # ---- trouble ----
 
     def _failed(self, error: OSError) -> AuditUnavailable:
-        self.problem = _unavailable(self.path, error)
-        return AuditUnavailable(self.problem)
+        trouble = _unavailable(self.path, error)
+        if self.trouble is None:
+            _log.error("audit log in trouble", reason=trouble)
+        self.trouble = trouble
+        return AuditUnavailable(trouble)
 
     def _repair(self) -> None:
         """Put things right after a failure, or raise ``AuditUnavailable`` again.
@@ -225,44 +249,25 @@ class AuditLog:
         """
         if self._closed:
             raise AuditUnavailable(f"{self.path}: the audit log is closed")
-        trouble = self.problem
+        trouble = self.trouble
         try:
-            if not self._is_in_place(self._size + self._torn, exactly=True):
+            if not self._output.is_in_place(exactly=True):
                 self._start_segment()
                 return
-            if self._torn:
-                os.ftruncate(self._descriptor, self._size)
-                self._torn = 0
+            self._output.untear()
             if self._fsync is not Fsync.NEVER:
-                os.fdatasync(self._descriptor)
+                self._output.sync()
         except OSError as error:
             raise self._failed(error) from error
         self._put(AuditRecord(event=AuditEvent.LOG_RESUMED, reason=trouble))
-        self.problem = None
-
-    def _is_in_place(self, size: int, *, exactly: bool) -> bool:
-        """Whether our file is still the one at our path, and holds what we wrote."""
-        ours = os.fstat(self._descriptor)
-        try:
-            there = self.path.stat()
-        except FileNotFoundError:
-            return False
-        same = (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
-        return same and (ours.st_size == size if exactly else ours.st_size >= size)
+        self.trouble = None
+        _log.warning("audit log resumed", path=str(self.path))
 
     def _start_segment(self) -> None:
         """Go on in a new file, chained to what the lost one held: its absence can be proved."""
         lost = self.path
-        path = segment_path(lost.parent, self.head.seq + 1)
-        make_private_directory(path.parent)
-        # Wherever the lost file is now, it may hold records that were never synced; if it can not be, go on.
-        with suppress(OSError):
-            os.fdatasync(self._descriptor)
-        descriptor = _open_segment(path, new=True)
-        with self._swapping:
-            os.close(self._descriptor)
-            self._descriptor = descriptor
-        self.path, self._size, self._torn = path, 0, 0
+        make_private_directory(self.directory)
+        self._output.go_on_in(segment_path(self.directory, self.head.seq + 1), lost=True)
         self._put(
             AuditRecord(
                 event=AuditEvent.LOG_REOPENED,
@@ -270,28 +275,30 @@ class AuditLog:
                 summary={"file": lost.name},
             )
         )
-        self.problem = None
+        self.trouble = None
+        _log.warning("audit log goes on in a new file", lost=str(lost), path=str(self.path))
 
-    def _record_repair(self, torn: TornTail) -> None:
-        record = AuditRecord(
-            event=AuditEvent.LOG_REPAIRED,
-            reason="the end of the log was torn by a crash; it was set aside",
-            summary={"bytes": torn.size, "sha256": torn.sha256, "file": torn.path.name},
-        )
+    def _record_recovery(self, found: Recovered) -> None:
         try:
-            self.append(record)
+            for record in found.records():
+                _log.warning("audit log recovered", reason=record.reason, **(record.summary or {}))
+                self.append(record)
         except AuditUnavailable:
-            self.close()
+            with suppress(AuditUnavailable):  # the first one says what is wrong
+                self.close()
             raise
+
+    # ---- the disk ----
 
     async def _look_after(self) -> None:
         """One round of :meth:`run`; never raises for trouble with the disk."""
         try:
-            if self._fsync is not Fsync.NEVER:
-                await self._sync(self.head.seq)
-            in_place = self._is_in_place(self._size, exactly=False)
-            if self.problem is not None or not in_place:
+            if self.trouble is not None or not self._output.is_in_place(exactly=False):
                 self._repair()
+            if self._fsync is Fsync.NEVER:
+                self._note(self.head)
+            else:
+                await self._sync(self.head.seq)
         except AuditUnavailable:
             return
         except OSError as error:
@@ -299,34 +306,30 @@ class AuditLog:
 
     async def _sync(self, seq: int) -> None:
         """Return once every record up to ``seq`` is on the disk."""
-        if self._synced >= seq:
+        if self._synced.seq >= seq:
             return
-        await anyio.to_thread.run_sync(self._sync_in_thread, seq, limiter=self._thread)
+        await anyio.to_thread.run_sync(self._sync_now, seq, limiter=self._thread)
 
-    def _sync_in_thread(self, seq: int) -> None:
-        if self._synced >= seq:  # somebody else's sync covered this one while it waited
+    def _sync_now(self, seq: int) -> None:
+        """The same, in any thread: it blocks."""
+        if self._synced.seq >= seq:  # somebody else's sync covered this one while it waited
             return
-        upto = self.head.seq
-        with self._swapping:
-            descriptor = os.dup(self._descriptor)
+        upto = self.head
         try:
-            os.fdatasync(descriptor)
+            self._output.sync()
         except OSError as error:
             raise self._failed(error) from error
-        finally:
-            os.close(descriptor)
-        self._synced = max(self._synced, upto)
+        if upto.seq > self._synced.seq:
+            self._synced = upto
+        self.last_sync = self._now()
+        self._note(upto)
 
-
-def _open_segment(path: Path, *, new: bool = False) -> int:
-    descriptor = os.open(path, _NEW_FILE | (os.O_EXCL if new else 0), PRIVATE_FILE)
-    try:
-        os.fchmod(descriptor, PRIVATE_FILE)
-        sync_directory(path.parent)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
+    def _note(self, head: Head) -> None:
+        """Note how far the log has come, for the verifier; a note that fails leaves the one before, which holds too."""
+        if head.seq > self._noted:
+            with suppress(OSError):
+                note_head(self.directory, head)
+                self._noted = head.seq
 
 
 def _unavailable(path: Path, error: OSError) -> str:

@@ -18,21 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["NOT_YET_IN_FORCE", "is_in_force", "not_in_force"]
 
-_POOL = "the pool keeps a fixed number of sessions"
-_DIVERSION = "standing in for tokens in software comes with a later release"
-_BREAKER = "circuit breakers come with a later release"
-_MONITORING = "health checks, alerts and metrics come with a later release"
 _HTTP = "the HTTP interface comes with a later release"
 
 #: Dotted path of an option or of a whole table (entries of a list written ``[]``) -> why it has no effect.
 NOT_YET_IN_FORCE: Mapping[str, str] = MappingProxyType(
     {
-        "hsm.connection_pool.max_overflow": _POOL,
-        "hsm.connection_pool.timeout": _POOL,
-        "hsm.connection_pool.idle_timeout": _POOL,
-        "hsm.fallback": _DIVERSION,
-        "hsm.circuit_breaker": _BREAKER,
-        "hsm.monitoring": _MONITORING,
         "hsm.api": _HTTP,
     }
 )

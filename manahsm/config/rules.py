@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from attrs import frozen
 
+from manahsm.config.addresses import is_address, is_loopback
 from manahsm.config.model import Config, Kdf, Priority
 from manahsm.config.options import join_path
 from manahsm.config.slots import declared_slots, slot_name
@@ -103,10 +104,11 @@ def _library_known(config: Config) -> Iterator[ConfigProblem]:
 
 def _pool_fits_device(config: Config) -> Iterator[ConfigProblem]:
     pool, most = config.connection_pool, profile_of(config.vendor).quirks.max_sessions
-    if config.enabled and most is not None and pool.size + pool.max_overflow > most:
+    wanted = pool.size + pool.max_overflow + min(pool.processes, pool.size)
+    if config.enabled and most is not None and wanted > most:
         yield ConfigProblem(
             "hsm.connection_pool.size",
-            f"size and max_overflow make {pool.size + pool.max_overflow} sessions, but the device has {most}",
+            f"size, max_overflow and one session for each of processes make {wanted}, but the device has {most}",
         )
 
 
@@ -131,6 +133,20 @@ def _audit_is_given_up_twice(config: Config) -> Iterator[ConfigProblem]:
         )
 
 
+def _metrics_stay_on_this_machine(config: Config) -> Iterator[ConfigProblem]:
+    endpoint = config.monitoring.metrics
+    if not is_address(endpoint.host):
+        yield ConfigProblem(
+            "hsm.monitoring.metrics.host", "must be an IP address, such as 127.0.0.1 or ::1, or the word localhost"
+        )
+    elif not (endpoint.allow_remote or is_loopback(endpoint.host)):
+        yield ConfigProblem(
+            "hsm.monitoring.metrics.host",
+            "other machines reach this address, and there is no password: use 127.0.0.1, or set allow_remote = true "
+            "beside it if you mean it",
+        )
+
+
 _TOKENS = ("hsm.enabled", "hsm.slots", "hsm.slot_id", "hsm.token_label")
 
 RULES: tuple[Rule, ...] = (
@@ -145,4 +161,5 @@ RULES: tuple[Rule, ...] = (
     Rule(("hsm.circuit_breaker",), _breaker_opens_sensibly),
     Rule(("hsm.keystore",), _scrypt_takes_powers_of_two),
     Rule(("hsm.audit.enabled", "hsm.security_policy.audit_all_operations"), _audit_is_given_up_twice),
+    Rule(("hsm.monitoring.metrics",), _metrics_stay_on_this_machine),
 )

@@ -24,7 +24,7 @@ from manahsm.hsm.quirks import Quirks
 if TYPE_CHECKING:
     from manahsm.config.model import Config
 
-__all__ = ["SlotConfig", "declared_slots", "resolve_slots", "slot_name"]
+__all__ = ["SlotConfig", "declared_slots", "read_pin_again", "resolve_slots", "slot_name"]
 
 
 @attrs.frozen(kw_only=True)
@@ -160,8 +160,25 @@ def _environment(slot: SlotOptions, profile: VendorProfile, environ: Mapping[str
 
 def fit_pool(pool: ConnectionPool, profile: VendorProfile) -> ConnectionPool:
     """Narrow a pool to what the device allows: ``size`` first, ``max_overflow`` with what is left."""
-    most = profile.quirks.max_sessions
-    if most is None or pool.size + pool.max_overflow <= most:
+    device = profile.quirks.max_sessions
+    if device is None:
+        return pool
+    most = max(1, device - min(pool.processes, pool.size))  # each host keeps a session of its own as its anchor
+    if pool.size + pool.max_overflow <= most:
         return pool
     size = min(pool.size, most)
     return attrs.evolve(pool, size=size, max_overflow=most - size)
+
+
+def read_pin_again(config: Config, name: str) -> Secret | None:
+    """Read the PIN of the slot called ``name`` anew: an operator may have corrected its file.
+
+    Raises:
+        ConfigError: the file can not be read, others can read it, or what it holds is no PIN of this vendor.
+    """
+    path, slot = next(found for found in declared_slots(config) if slot_name(found[1]) == name)
+    problems: list[ConfigProblem] = []
+    pin = _read_pin(config, slot, profile_of(slot.vendor or config.vendor), path, problems)
+    if problems:
+        raise ConfigError(problems)
+    return pin

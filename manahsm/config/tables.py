@@ -29,11 +29,14 @@ from manahsm.config.kinds import (
     Variables,
 )
 from manahsm.config.options import option
+from manahsm.config.secret import Secret
+from manahsm.config.urls import SecretUrl, Url
 from manahsm.config.vendors import Vendor
 from manahsm.requests import Backend, Role
 
 __all__ = [
     "NO_VARIABLES",
+    "AlertOptions",
     "Api",
     "Audit",
     "CircuitBreaker",
@@ -43,11 +46,13 @@ __all__ = [
     "Kdf",
     "KeyGenerationPolicy",
     "KeystoreOptions",
+    "MetricsEndpoint",
     "Monitoring",
     "Priority",
     "SecurityPolicy",
     "ServiceOptions",
     "SlotOptions",
+    "Thresholds",
 ]
 
 _HOUR = 3_600_000
@@ -230,14 +235,92 @@ class CircuitBreaker:
 
 
 @frozen(kw_only=True)
+class MetricsEndpoint:
+    """Where Prometheus finds the metrics, and others whether the service lives and can sign."""
+
+    host: str = option(Text(255), "127.0.0.1", "IP address to listen on, or localhost.")
+    port: int | None = option(
+        Integer(0, 65535),
+        None,
+        "Port of /metrics, /livez, /readyz and /healthz; 0 lets the system choose one.",
+        default_text="no endpoint",
+    )
+    allow_remote: bool = option(
+        Flag(),
+        default=False,
+        doc="Permit an address that other machines reach. There is no password: all who reach it see slots and rates.",
+    )
+
+
+@frozen(kw_only=True)
+class Thresholds:
+    """Where a measure is worth a warning, and where it is critical: at the threshold, not only beyond it."""
+
+    window: float = option(Milliseconds(1000, _DAY), 60.0, "How far back requests, queues and pools are looked at.")
+    minimum_requests: int = option(
+        Integer(1, 1_000_000), 10, "Requests in the window before response time and error rate mean anything."
+    )
+    response_time_warning: float = option(Milliseconds(1, _HOUR), 1.0, "Mean time of a signature: Elevated.")
+    response_time_critical: float = option(Milliseconds(1, _HOUR), 5.0, "Mean time of a signature: High.")
+    error_rate_warning: float = option(Number(0.0001, 1), 0.05, "Share of requests that failed: High.")
+    error_rate_critical: float = option(Number(0.0001, 1), 0.20, "Share of requests that failed: Critical.")
+    queue_warning: float = option(Number(1, 1_000_000), 50.0, "Mean length of a queue: Filling up.")
+    queue_critical: float = option(Number(1, 1_000_000), 100.0, "Mean length of a queue: Critically full.")
+    pool_use_warning: float = option(Number(0.01, 1), 0.80, "Mean share of busy sessions: Under pressure.")
+    pool_use_critical: float = option(Number(0.01, 1), 0.95, "Mean share of busy sessions: Exhausted.")
+    broken_sessions: int = option(Integer(1, 10_000), 20, "Sessions of a slot that break within the window.")
+
+
+@frozen(kw_only=True)
+class AlertOptions:
+    """Where alerts go besides the log, and how calm it must be before one that came back is over."""
+
+    calm: float = option(
+        Milliseconds(0, _DAY),
+        300.0,
+        "An alert that comes back so soon after it was resolved is the same one, and is then resolved only when its "
+        "cause has been away for this long.",
+    )
+    webhook_url: Secret | None = option(
+        SecretUrl(), None, "Address that gets each alert as JSON, by POST. Kept secret: such addresses often are."
+    )
+    alertmanager_url: str | None = option(
+        Url(), None, "An Alertmanager (API v2), without the path, e.g. http://127.0.0.1:9093."
+    )
+    timeout: float = option(Milliseconds(10, 600_000), 5.0, "Longest delivery of an alert; it is tried again.")
+    resend_interval: float = option(
+        Milliseconds(100, _DAY),
+        60.0,
+        "Time between two deliveries of what is wrong to Alertmanager, which forgets what it does not hear of for four "
+        "of these.",
+    )
+    instance: str | None = option(
+        Text(255), None, "How this signer is called in alerts.", default_text="the name of the machine"
+    )
+
+
+@frozen(kw_only=True)
 class Monitoring:
     """Health checks and alerts."""
 
     health_check_interval: float = option(Milliseconds(100, _DAY), 30.0, "Time between health checks.")
+    check_timeout: float = option(
+        Milliseconds(10, _HOUR), 5.0, "Longest check of one component; a token that takes longer counts as lost."
+    )
+    canary_key: str | None = option(
+        Text(255),
+        None,
+        "Key (id, label or address) that signs a message of no meaning in each check of a slot that holds it. Best a "
+        "key that signs nothing else.",
+        default_text="no canary signatures",
+    )
     performance_monitoring: bool = option(Flag(), default=True, doc="Keep performance samples.")
     alert_on_fallback: bool = option(Flag(), default=True, doc="Raise an alert when a software twin stands in.")
     alert_on_errors: bool = option(Flag(), default=True, doc="Raise an alert when error rates are high.")
     metrics_retention: float = option(Milliseconds(1000, 366 * _DAY), 3600.0, "How long samples are kept.")
+    metrics: MetricsEndpoint = option(Table(MetricsEndpoint), MetricsEndpoint(), "An HTTP endpoint for metrics.")
+    thresholds: Thresholds = option(Table(Thresholds), Thresholds(), "Where measures turn bad.")
+    alerts: AlertOptions = option(Table(AlertOptions), AlertOptions(), "Where alerts go besides the log.")
 
 
 @frozen(kw_only=True)
@@ -269,6 +352,22 @@ class Audit:
     )
     fsync_interval: float = option(
         Milliseconds(1, 60_000), 0.1, "Time between two such writes where fsync is interval."
+    )
+    max_segment_size: int = option(
+        Integer(4096, 2**40), 64 * 2**20, "Bytes after which the log goes on in a new file. The chain runs on."
+    )
+    max_segment_age: float = option(
+        Milliseconds(1000, 366 * _DAY), 86_400.0, "Age of a file after which the next record begins a new one."
+    )
+    checkpoint_key: str | None = option(
+        Text(255),
+        None,
+        "Key (id, label or address) that signs the end of the log at intervals, so that who rewrites it is found out. "
+        "Best a key that signs nothing else.",
+        default_text="no checkpoints",
+    )
+    checkpoint_interval: float = option(
+        Milliseconds(1000, 7 * _DAY), 60.0, "Time between two checkpoints; none is made where nothing was added."
     )
 
 

@@ -1,8 +1,9 @@
 """What is known of each vendor's PKCS#11 module: where it is, what it needs, where it leaves the standard.
 
-A profile only supplies defaults. Everything in it can be overridden by configuration, because vendors move
-files and change limits between releases, and most of these modules can not be tried without their hardware:
-what a profile knows comes from the vendors' documentation unless it is about SoftHSM.
+The one thing to know: a profile only supplies defaults, and only SoftHSM's was ever tried on the real thing. All of it
+can be overridden by configuration, because vendors move files and change limits between releases. What the other
+profiles know comes from the vendors' documentation, sources and bug reports. It is tested against a module that emulates
+their quirks over SoftHSM (``tests/faults/test_vendor_profiles.py``), which proves that we keep to what we believe.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ _AWS_CLOUDHSM = VendorProfile(
     # Its SDK retries a throttled call by itself, so a call may take long without being stuck.
     pool=_pool(10, 20, 15000, 30000, call_timeout=15000),
     pin_form=PinForm(r"[^:]+:.+", "CU_user:password"),
-    quirks=Quirks(read_write_sessions=True, point_on_private_key=True),
+    quirks=Quirks(read_write_sessions=True, point_on_private_key=True, device_error_throttles=True),
     notes=(
         "The PIN is the crypto user's name and password: CU_user:password.",
         "Read-only sessions are not supported, so all sessions are opened read-write.",

@@ -3,7 +3,8 @@
 The one thing to know: :meth:`HostProcess.run` is the body of a supervised child. It spawns the process, serves until
 that ends and then raises why, having reaped it; the supervisor restarts it, and each incarnation has a new
 *generation*, so that sessions of an earlier one are refused instead of signing with handles that mean something else.
-Nothing in here retries, and above all no login.
+Nothing in here retries, with one exception: work on keys that the host refused to begin, because the token had logged
+it out, is begun again after one new login; a PIN that is refused then ends the host, so that nobody tries it again.
 
 Cost: a signature is one write to a pipe in the caller's task and one event when the reply arrives.
 """
@@ -23,7 +24,7 @@ from manahsm.hsm.calls import Call
 from manahsm.hsm.failures import HostStartFailed, HSMFailure
 from manahsm.hsm.info import HostInfo, TokenKey
 from manahsm.hsm.link import HostLink, failure_to_error
-from manahsm.hsm.outcomes import outcome_named
+from manahsm.hsm.outcomes import Action, outcome_named
 from manahsm.hsm.process import HostChild
 from manahsm.hsm.protocol import (
     MAX_ITEMS,
@@ -73,6 +74,11 @@ class HostProcess:
     def generation(self) -> int:
         """Counts incarnations and logins. What was opened in an earlier generation is of no use any more."""
         return self._generation
+
+    @property
+    def serving(self) -> bool:
+        """Whether calls are taken: it is ready, and has neither ended nor been asked to."""
+        return self.info is not None and self._link is not None and self._link.is_open
 
     # ---- life ----
 
@@ -143,6 +149,7 @@ class HostProcess:
             max_sessions=quirks.max_sessions,
             cka_id_bytes=quirks.cka_id_bytes,
             point_on_private_key=quirks.point_on_private_key,
+            device_error_throttles=quirks.device_error_throttles,
         )
 
     async def _introduce(self, link: HostLink, start: Start, started: Callable[[HostInfo], object]) -> None:
@@ -223,7 +230,7 @@ class HostProcess:
         Raises:
             HSMFailure: KEY_NOT_FOUND.
         """
-        await self._ask("relabel_key", timeout, lambda call: RelabelKey(call.id, public_key, label))
+        await self._ask_on_anchor("relabel_key", timeout, lambda call: RelabelKey(call.id, public_key, label))
 
     async def token_info(self, *, timeout: float | None = None) -> HostInfo:
         """Ask the token anew who and how it is; the cheapest call that reaches it."""
@@ -240,10 +247,33 @@ class HostProcess:
     async def _ask_for_keys(
         self, name: str, timeout: float | None, command: Callable[[Call], Command]
     ) -> list[TokenKey]:
-        link, call = self._begin(name, timeout)
-        link.send(call, command(call))
-        last = await call.wait()
+        call, last = await self._ask_on_anchor(name, timeout, command)
         return [_token_key(record) for record in (*call.pages, *last.keys)]
+
+    async def _ask_on_anchor(
+        self, name: str, timeout: float | None, command: Callable[[Call], Command]
+    ) -> tuple[Call, Any]:
+        for again in (False, True):
+            generation = self._generation
+            link, call = self._begin(name, timeout)
+            link.send(call, command(call))
+            try:
+                return call, await call.wait()
+            except HSMFailure as failure:
+                if again or not _never_begun(failure):
+                    raise
+            await self._log_in_for_keys(link, generation)
+        raise AssertionError("unreachable")
+
+    async def _log_in_for_keys(self, link: HostLink, generation: int) -> None:
+        try:
+            await self.log_in_again(generation)
+        except HSMFailure as failure:
+            if failure.outcome.action is Action.LATCH:
+                link.give_up(
+                    HostStartFailed(failure.outcome, f"host {self.settings.name}: {failure.detail or failure}")
+                )
+            raise
 
     def _begin(self, name: str, timeout: float | None) -> tuple[HostLink, Call]:
         link = self._link
@@ -350,6 +380,11 @@ class HostSession:
         if error.outcome.discard_session:
             self._discarded = True
         return error
+
+
+def _never_begun(failure: HSMFailure) -> bool:
+    """Whether the host looked at its login first, and that was gone: nothing has happened in the token."""
+    return (failure.outcome.name, failure.outcome.function) == ("CKR_USER_NOT_LOGGED_IN", "C_GetSessionInfo")
 
 
 def _token_key(record: KeyRecord) -> TokenKey:

@@ -191,19 +191,22 @@ class Host:
             self._write(reply)
 
     def _find_keys(self, command: FindKeys) -> list[Reply]:
-        keys = token_keys.find_keys(self._token.anchor)
+        anchor = self._token.usable_anchor()
+        keys = token_keys.find_keys(anchor)
+        self._token.check_login(anchor)  # were it gone meanwhile, the token would seem to have lost its keys
         pages = [keys[start : start + _KEYS_PER_FRAME] for start in range(0, len(keys), _KEYS_PER_FRAME)] or [[]]
         return [Keys(command.id, page, page is not pages[-1]) for page in pages]
 
     def _generate_key(self, command: GenerateKey) -> list[Reply]:
-        return [Keys(command.id, [token_keys.generate_key(self._token.anchor, command.label)])]
+        return [Keys(command.id, [token_keys.generate_key(self._token.usable_anchor(), command.label)])]
 
     def _import_key(self, command: ImportKey) -> list[Reply]:
-        key = token_keys.import_key(self._token.anchor, command.private_key, command.public_key, command.label)
+        anchor = self._token.usable_anchor()
+        key = token_keys.import_key(anchor, command.private_key, command.public_key, command.label)
         return [Keys(command.id, [key])]
 
     def _relabel_key(self, command: RelabelKey) -> list[Reply]:
-        if not token_keys.relabel_key(self._token.anchor, command.public_key, command.label):
+        if not token_keys.relabel_key(self._token.usable_anchor(), command.public_key, command.label):
             raise TokenCallFailed.named("KEY_NOT_FOUND", "C_FindObjects", "the token does not hold this key")
         return [Done(command.id)]
 

@@ -109,11 +109,13 @@ class SigningSession:
             handle = self._handles.get(public_key)
             if handle is None:
                 handle = self._handles[public_key] = self._find(session, public_key)
-            return session.sign(handle, digest)
+            signature = session.sign(handle, digest)
         except Exception as error:  # noqa: BLE001 - the binding raises more than its own exceptions
-            failure = failure_of(error)
+            failure = self._token.throttle.explain(failure_of(error))
             self._discarded = discards_session(failure)
             return failure
+        self._token.throttle.signed()
+        return signature
 
     def _find(self, session: TokenSession, public_key: bytes) -> int:
         # Were the login renewed between the two looks, a key that is there would be reported as missing.
@@ -122,8 +124,8 @@ class SigningSession:
             if private is not None:
                 return private.handle
             # Keys hide from a session without a login, and a token that was pulled out shows none.
-            if "LOGIN_REQUIRED" in self._token.info().flag_names and not session.is_logged_in:
-                raise TokenCallFailed.code(0x101, "C_FindObjects", "the token has logged this host out")
+            self._token.info()
+            self._token.check_login(session)
         raise TokenCallFailed.named(
             "KEY_NOT_FOUND", "C_FindObjects", f"token {self._token.label!r} does not hold this key"
         )

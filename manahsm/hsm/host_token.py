@@ -18,12 +18,17 @@ from manahsm.hsm.login_turn import login_turn
 from manahsm.hsm.module import Module, TokenSession
 from manahsm.hsm.outcomes import Action, outcome_of
 from manahsm.hsm.protocol import Start
+from manahsm.hsm.return_codes import CKR
+from manahsm.hsm.throttle import Throttle
 
 __all__ = ["LoggedInToken", "choose_token", "open_token"]
 
 _MECHANISMS = {0x1040: "CKM_EC_KEY_PAIR_GEN", 0x1041: "CKM_ECDSA"}
 # Two SoftHSM processes that start at the same instant can make one of them see no token.
 _LOOK_AGAIN_AFTER = (0.02, 0.1, 0.3)
+
+_NOT_LOGGED_IN = CKR["CKR_USER_NOT_LOGGED_IN"]
+_SESSION_GONE = frozenset({CKR["CKR_SESSION_HANDLE_INVALID"], CKR["CKR_SESSION_CLOSED"]})
 
 TokenList = Sequence[tuple[int, TokenInfoStructure]]
 
@@ -39,6 +44,11 @@ class LoggedInToken:
     anchor: TokenSession = field(init=False)
     login_lock: threading.Lock = field(init=False, factory=threading.Lock)
     """Held while the login is renewed, and while a session looks for a key and for the reason that it sees none."""
+    throttle: Throttle = field(init=False)
+
+    @throttle.default
+    def _new_throttle(self) -> Throttle:
+        return Throttle(possible=self.module.quirks.device_error_throttles)
 
     def info(self) -> TokenInfoStructure:
         """Ask the token how it is, and whether it still is the same one.
@@ -66,9 +76,43 @@ class LoggedInToken:
 
     def replace_anchor(self) -> None:
         """Put a fresh session in the anchor's place, without ever being without one: the last to close logs out."""
-        spent, self.anchor = self.anchor, self.open_anchor()
-        with suppress(TokenCallFailed):
-            spent.close()
+        spent = self.anchor
+        try:
+            self.anchor = self.open_anchor()
+        except TokenCallFailed as error:
+            if error.failure.rv != CKR["CKR_SESSION_COUNT"]:
+                raise
+            with suppress(TokenCallFailed):
+                spent.close()  # there is no room for two
+            self.anchor = self.open_anchor()
+        else:
+            with suppress(TokenCallFailed):
+                spent.close()
+
+    def usable_anchor(self) -> TokenSession:
+        """The anchor, or a new one where the device has closed it, before anything is done on it.
+
+        Raises:
+            TokenCallFailed: CKR_USER_NOT_LOGGED_IN from C_GetSessionInfo: nothing was done. Without a login a token
+                shows no private keys, which would look as if it held none.
+        """
+        try:
+            self.check_login(self.anchor)
+        except TokenCallFailed as error:
+            if error.failure.rv not in _SESSION_GONE:
+                raise
+            self.replace_anchor()
+            self.check_login(self.anchor)
+        return self.anchor
+
+    def check_login(self, session: TokenSession) -> None:
+        """Look whether a session has the rights that it needs.
+
+        Raises:
+            TokenCallFailed: CKR_USER_NOT_LOGGED_IN, or what the token answered.
+        """
+        if not session.is_logged_in and "LOGIN_REQUIRED" in self.info().flag_names:
+            raise TokenCallFailed.code(_NOT_LOGGED_IN, "C_GetSessionInfo", "the token has logged this host out")
 
     def renew_login(self, pin: str) -> None:
         """Log in once more, on a fresh anchor: the old one may be what was lost."""
@@ -179,7 +223,11 @@ def _explained(error: TokenCallFailed, flags: list[str]) -> TokenCallFailed:
         return TokenCallFailed.named("LOGIN_DISTURBED", "C_Login", "another program was logging in at the same time")
     if failure.rv is None or outcome_of(failure.rv, failure.function).action is not Action.LATCH:
         return error
-    wrong = "wrong PIN" if failure.name == "CKR_PIN_INCORRECT" else "the token refused the PIN"
+    wrong = (
+        "wrong PIN, or not in the form that this vendor wants"
+        if failure.name == "CKR_PIN_INCORRECT"
+        else "the token refused the PIN"
+    )
     return TokenCallFailed.code(
         failure.rv,
         failure.function,

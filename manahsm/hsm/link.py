@@ -126,6 +126,10 @@ class HostLink:
         """End the process now."""
         self._child.kill()
 
+    def give_up(self, ending: HostEnded) -> None:
+        """End it for a reason that only the client knows."""
+        self._end(ending)
+
     async def close(self, grace: float) -> int | None:
         """Fail what is still outstanding, then end and reap the process; runs to its end even when cancelled."""
         self._end(None)

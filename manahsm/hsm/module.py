@@ -22,6 +22,7 @@ from pkcs11.exceptions import PKCS11Error
 
 from manahsm.hsm.cryptoki import Cryptoki, TokenCallFailed, TokenInfoStructure
 from manahsm.hsm.ec_points import SECP256K1_PARAMS, der_point
+from manahsm.hsm.outcomes import Action, outcome_of
 from manahsm.hsm.quirks import Quirks
 from manahsm.hsm.return_codes import CKR, code_of_exception
 
@@ -76,6 +77,7 @@ class Module:
         self.quirks = quirks
         self.cryptoki = Cryptoki(self.path)
         self.locking = self.cryptoki.initialize()
+        self._read_write_only = quirks.read_write_sessions
         with _calling("C_GetInfo"):
             self._library = _InitializedLibrary(self.path)
         self._tokens: dict[int, Any] = {}
@@ -119,9 +121,25 @@ class Module:
         self.cryptoki.initialize()
 
     def open_session(self, slot_id: int, *, read_write: bool = False) -> TokenSession:
-        """Open a session on a slot that :meth:`tokens` found, without logging in."""
+        """Open a session on a slot that :meth:`tokens` found, without logging in.
+
+        A module that refuses to open one read-only gets another chance, and none of that kind is tried again.
+        """
+        if read_write or self._read_write_only:
+            return self._open(slot_id, read_write=True)
+        try:
+            return self._open(slot_id, read_write=False)
+        except TokenCallFailed as error:
+            rv, function = error.failure.rv, error.failure.function
+            if rv is None or outcome_of(rv, function).action is not Action.TELL_CALLER:
+                raise
+        session = self._open(slot_id, read_write=True)
+        self._read_write_only = True
+        return session
+
+    def _open(self, slot_id: int, *, read_write: bool) -> TokenSession:
         with _calling("C_OpenSession"):
-            session = self._tokens[slot_id].open(rw=read_write or self.quirks.read_write_sessions)
+            session = self._tokens[slot_id].open(rw=read_write)
         return TokenSession(self, session)
 
 

@@ -187,6 +187,8 @@ _OWN_TABLE: tuple[tuple[str, Outcome], ...] = (
     ("KEY_EXISTS", _CALLERS_ERROR),
     ("KEY_UNPROVEN", _CALLERS_ERROR),
     ("DIGEST_LENGTH", _CALLERS_ERROR),
+    # CKR_DEVICE_ERROR of a device that is asked for too much: a new host would only ask it for more.
+    ("DEVICE_THROTTLED", _row(Action.RETRY_ELSEWHERE, BreakerEffect.FAILURE, discard=True, repeated=Action.BACK_OFF)),
     ("SIGNATURE_LENGTH", _row(Action.RETRY_ELSEWHERE, BreakerEffect.FAILURE, discard=True, repeated=Action.RESPAWN)),
     ("SIGNATURE_MISMATCH", _row(Action.LATCH, BreakerEffect.LATCH, discard=True)),
 )
@@ -202,8 +204,8 @@ def outcome_of(rv: int, function: str) -> Outcome:
 
     Args:
         rv: what the function returned (PKCS#11 v3.1, 3.6); vendor-defined and unknown codes are welcome.
-        function: its name, e.g. ``C_Sign``. Some change what a code means. A caller's error out of C_SignInit or
-            C_Sign costs the session, because the operation may still be open there. Out of C_Login it latches, as
+        function: its name, e.g. ``C_Sign``. Some change what a code means. Any failure of C_SignInit or C_Sign costs
+            the session, because the operation may still be open there. Out of C_Login it latches, as
             an unknown code does, because it may have used up a try. CKR_GENERAL_ERROR out of C_GetTokenInfo is how
             SoftHSM says that the token has been taken away.
     """
@@ -213,7 +215,9 @@ def outcome_of(rv: int, function: str) -> Outcome:
         row = _DOUBTFUL_LOGIN
     if function == "C_GetTokenInfo" and row.action is Action.DISCARD:
         row = _TOKEN_GONE
-    discard = row.discard_session or (function in _SIGNING and row.action is Action.TELL_CALLER)
+    if function in _SIGNING and row.action is Action.NOTHING and rv != CKR["CKR_OK"]:
+        row = _UNKNOWN_CODE
+    discard = row.discard_session or (function in _SIGNING and rv != CKR["CKR_OK"])
     return evolve(row, name=name_of(rv), rv=rv, function=function, discard_session=discard)
 
 

@@ -130,6 +130,7 @@ class Start(_Confidential, frozen=True, tag=0):
     max_sessions: int | None
     cka_id_bytes: int
     point_on_private_key: bool
+    device_error_throttles: bool = False
 
     @property
     def quirks(self) -> Quirks:
@@ -140,6 +141,7 @@ class Start(_Confidential, frozen=True, tag=0):
             max_sessions=self.max_sessions,
             cka_id_bytes=self.cka_id_bytes,
             point_on_private_key=self.point_on_private_key,
+            device_error_throttles=self.device_error_throttles,
         )
 
 

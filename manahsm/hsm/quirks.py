@@ -20,6 +20,7 @@ class Quirks:
         max_sessions: sessions that the device allows in all, or ``None`` where the token's own count is right.
         cka_id_bytes: longest CKA_ID that the token keeps, in bytes.
         point_on_private_key: the private key object carries CKA_EC_POINT too.
+        device_error_throttles: CKR_DEVICE_ERROR may mean that the device is asked for too much at once.
     """
 
     read_write_sessions: bool = False
@@ -27,3 +28,4 @@ class Quirks:
     max_sessions: int | None = None
     cka_id_bytes: int = 32
     point_on_private_key: bool = False
+    device_error_throttles: bool = False

@@ -8,12 +8,15 @@ prove itself with a signature; and no key is reported as made before it has.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from manahsm.hsm.cryptoki import TokenCallFailed
 from manahsm.hsm.ec_points import der_point, parse_point
 from manahsm.hsm.module import KeyObject, TokenSession
 from manahsm.hsm.protocol import KeyRecord
+from manahsm.hsm.return_codes import CKR
 
 __all__ = ["find_keys", "find_pair", "find_private", "generate_key", "import_key", "relabel_key"]
 
@@ -29,20 +32,24 @@ def find_private(session: TokenSession, public_key: bytes) -> KeyObject | None:
 
 def find_pair(session: TokenSession, public_key: bytes) -> tuple[KeyObject | None, KeyObject] | None:
     """Find both halves; the public one is ``None`` where only the private key object carries the point."""
-    if session.quirks.point_on_private_key:
-        for point in _forms(session, public_key):
-            for private in session.private_keys(point=point):
-                return None, private
+    by_own_point = session.quirks.point_on_private_key
+    if by_own_point and (private := _private_with_point(session, public_key)) is not None:
+        return None, private
     for public in _publics(session, public_key):
-        chosen = _choose(session, public_key, public, _candidates(session, public))
+        namesakes = _named_alike(session.public_keys, public)
+        chosen = _choose(session, public_key, public, _named_alike(session.private_keys, public), len(namesakes) == 1)
         if chosen is not None:
             return public, chosen
+    if not by_own_point and (private := _private_with_point(session, public_key)) is not None:
+        return None, private  # found by find_keys, too, whatever the profile says
     return None
 
 
 def find_keys(session: TokenSession) -> list[KeyRecord]:
     """Every secp256k1 pair in the token."""
     privates = session.private_keys()
+    publics = session.public_keys()
+    namesakes = Counter(_name(public) for public in publics)
     by_id: dict[bytes, list[KeyObject]] = {}
     by_label: dict[str, list[KeyObject]] = {}
     found: dict[bytes, KeyRecord] = {}
@@ -52,12 +59,12 @@ def find_keys(session: TokenSession) -> list[KeyRecord]:
         own_point = parse_point(private.point, raw_ec_point=session.quirks.raw_ec_point)
         if own_point is not None:
             found[own_point] = _record(own_point, private)
-    for public in session.public_keys():
+    for public in publics:
         public_key = parse_point(public.point, raw_ec_point=session.quirks.raw_ec_point)
         if public_key is None or public_key in found:
             continue
         candidates = by_id.get(public.cka_id, []) if public.cka_id else by_label.get(public.label, [])
-        chosen = _choose(session, public_key, public, candidates)
+        chosen = _choose(session, public_key, public, candidates, namesakes[_name(public)] == 1)
         if chosen is not None:
             found[public_key] = _record(public_key, chosen)
     return list(found.values())
@@ -69,10 +76,10 @@ def generate_key(session: TokenSession, label: str) -> KeyRecord:
     Raises:
         TokenCallFailed: what the token returned, or KEY_UNPROVEN.
     """
-    public, private = session.generate(_new_id(session), label)
+    with _advice_on_ids(session):
+        public, private = session.generate(_new_id(session), label)
     # Where the point is on the private key, the public object may be without.
-    stored = public.point or private.point
-    public_key = parse_point(stored, raw_ec_point=session.quirks.raw_ec_point)
+    public_key = parse_point(public.point or private.point, raw_ec_point=session.quirks.raw_ec_point)
     return _proven(session, public_key, public, private)
 
 
@@ -86,7 +93,8 @@ def import_key(session: TokenSession, private_key: bytes, public_key: bytes, lab
         raise TokenCallFailed.named(
             "KEY_EXISTS", "C_CreateObject", "the token holds this key already; it was left as it is"
         )
-    public, private = session.create(_new_id(session), label, public_key, private_key)
+    with _advice_on_ids(session):
+        public, private = session.create(_new_id(session), label, public_key, private_key)
     return _proven(session, public_key, public, private)
 
 
@@ -109,6 +117,13 @@ def _forms(session: TokenSession, public_key: bytes) -> Iterable[bytes]:
         yield public_key[1:]
 
 
+def _private_with_point(session: TokenSession, public_key: bytes) -> KeyObject | None:
+    for point in _forms(session, public_key):
+        for private in session.private_keys(point=point):
+            return private
+    return None
+
+
 def _publics(session: TokenSession, public_key: bytes) -> list[KeyObject]:
     for point in _forms(session, public_key):
         found = session.public_keys(point=point)
@@ -119,17 +134,21 @@ def _publics(session: TokenSession, public_key: bytes) -> list[KeyObject]:
     return [key for key in session.public_keys() if parse_point(key.point, raw_ec_point=raw) == public_key]
 
 
-def _candidates(session: TokenSession, public: KeyObject) -> list[KeyObject]:
-    if public.cka_id:
-        return session.private_keys(cka_id=public.cka_id)
-    return session.private_keys(label=public.label)
+def _name(public: KeyObject) -> tuple[bytes, str]:
+    """What ties a public key to its private one: CKA_ID, or without one the label."""
+    return (public.cka_id, "" if public.cka_id else public.label)
+
+
+def _named_alike(keys: Callable[..., list[KeyObject]], public: KeyObject) -> list[KeyObject]:
+    return keys(cka_id=public.cka_id) if public.cka_id else keys(label=public.label)
 
 
 def _choose(
-    session: TokenSession, public_key: bytes, public: KeyObject, candidates: list[KeyObject]
+    session: TokenSession, public_key: bytes, public: KeyObject, candidates: list[KeyObject], alone: bool
 ) -> KeyObject | None:
-    if len(candidates) > 1:
-        # Likeliest first: the same label.
+    """The one that signs for the public key. ``alone``: no other public key is tied to the same private ones."""
+    if len(candidates) > 1 or not alone:
+        # Short ids collide, and halves are left behind. Likeliest first: the same label.
         candidates = sorted(candidates, key=lambda private: private.label != public.label)
         return next((private for private in candidates if _proves(session, public_key, private)), None)
     return candidates[0] if candidates else None
@@ -159,22 +178,47 @@ def _proven(session: TokenSession, public_key: bytes | None, public: KeyObject, 
         if not proven:
             session.destroy(public)
             session.destroy(private)
-    if public_key is None or not proven:
-        raise TokenCallFailed.named(
-            "KEY_UNPROVEN",
-            "C_Sign",
-            "the new key does not sign for its public key, so it was removed; does the token support secp256k1?",
+    if public_key is None:
+        size = len(public.point or private.point)
+        detail = (
+            f"the new key has no point on secp256k1 (CKA_EC_POINT: {size} bytes), so it was removed; does the token "
+            'support the curve, and is hsm.vendor the right one? (vendor = "utimaco" takes bare points of 64 bytes)'
         )
+        raise TokenCallFailed.named("KEY_UNPROVEN", "C_GenerateKeyPair", detail)
+    if not proven:
+        detail = "the new key does not sign for its public key, so it was removed; does the token support secp256k1?"
+        raise TokenCallFailed.named("KEY_UNPROVEN", "C_Sign", detail)
     return _record(public_key, private)
 
 
 def _new_id(session: TokenSession) -> bytes:
     """A CKA_ID that no private key has; short ones (2 bytes on some tokens) do collide."""
-    size = min(_CKA_ID_BYTES, session.quirks.cka_id_bytes)
     while True:
-        cka_id = secrets.token_bytes(size)
+        cka_id = secrets.token_bytes(_id_size(session))
         if not session.private_keys(cka_id=cka_id):
             return cka_id
+
+
+@contextmanager
+def _advice_on_ids(session: TokenSession) -> Iterator[None]:
+    """Say what may be wrong where a token refuses an attribute: it does not say which."""
+    try:
+        yield
+    except TokenCallFailed as error:
+        rv, function = error.failure.rv, error.failure.function
+        if rv is None or rv != CKR["CKR_ATTRIBUTE_VALUE_INVALID"]:
+            raise
+        size = _id_size(session)
+        raise TokenCallFailed.code(
+            rv,
+            function,
+            f"the token refuses an attribute of the new key, perhaps its CKA_ID of {size} bytes; is hsm.vendor the "
+            'right one? (vendor = "yubihsm" makes ids of 2)',
+        ) from None
+
+
+def _id_size(session: TokenSession) -> int:
+    return min(_CKA_ID_BYTES, session.quirks.cka_id_bytes)
 
 
 def _record(public_key: bytes, private: KeyObject) -> KeyRecord:

@@ -6,6 +6,10 @@ operator acts, so that a token is never locked by us. Hosts of a slot start one 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import anyio
+
 from manahsm.hsm.client import HostProcess
 from manahsm.hsm.failures import HostEnded, HostStartFailed
 from manahsm.hsm.info import HostInfo
@@ -30,7 +34,7 @@ class HostKeeper:
         self._slot = slot
 
     async def run(self, ctx: ChildContext) -> None:
-        """Run one host process until it ends or the task is cancelled.
+        """Run one host process until it ends or the task is cancelled; another one after the slot was latched.
 
         A token that is absent is no reason to hold up the rest of the tree, so this is ready at once and the
         slot's phase tells the truth.
@@ -39,6 +43,12 @@ class HostKeeper:
             HostEnded: the process could not be started, crashed or was killed; the supervisor restarts this.
         """
         ctx.started()
+        latches = -1
+        while latches != self._slot.latches:  # stopped for any other reason, it is started again after a while
+            latches = self._slot.latches
+            await self._live(ctx)
+
+    async def _live(self, ctx: ChildContext) -> None:
         slot = self._slot
         await self._wait_turn()
         starting = True
@@ -52,7 +62,7 @@ class HostKeeper:
 
         host = HostProcess(slot.host_settings(), clock=ctx.clock)
         try:
-            await host.run(ready)
+            await self._run_until_latched(host, ready)
         except HostStartFailed as failure:
             if failure.outcome.action is Action.LATCH:
                 slot.latch(str(failure))
@@ -67,6 +77,25 @@ class HostKeeper:
             if starting:
                 slot.start_turn.release()
             slot.host_gone(ctx.name)
+
+    async def _run_until_latched(self, host: HostProcess, ready: Callable[[HostInfo], None]) -> None:
+        """Run the host; a latched slot keeps no login and no handle: all is opened anew when it is unlatched."""
+        slot, latches = self._slot, self._slot.latches
+        ended: HostEnded | None = None
+
+        async def stop_when_latched() -> None:
+            await slot.wait_until(lambda: slot.latches != latches)
+            await host.stop()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stop_when_latched)
+            try:
+                await host.run(ready)
+            except HostEnded as error:
+                ended = error  # kept out of the group, which would wrap it
+            tasks.cancel_scope.cancel()
+        if ended is not None:
+            raise ended
 
     async def _wait_turn(self) -> None:
         slot = self._slot

@@ -18,10 +18,12 @@ class HSMJob:
     Attributes:
         public_key: 65 bytes; the worker's signature must recover to it.
         digest: the 32 bytes to sign.
+        tries: how often it has failed on this slot.
     """
 
     public_key: bytes
     digest: bytes
+    tries: int = 0
 
 
 @frozen
@@ -35,8 +37,16 @@ class SoftwareJob:
 
 @frozen
 class Made:
-    """A verified signature and where it was made; ``slot`` is ``None`` for software."""
+    """A verified signature and where it was made.
+
+    Attributes:
+        signature: normalised and verified.
+        backend: what made it.
+        slot: whose token, or ``None`` for software.
+        diverted: not by the route that the key has first: a backup slot or the software twin stood in.
+    """
 
     signature: RecoverableSignature
     backend: Backend
     slot: str | None
+    diverted: bool = False

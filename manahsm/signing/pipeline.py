@@ -30,6 +30,7 @@ from manahsm.requests import Backend, KeyInfo, Operation, SignedTransaction, Sig
 from manahsm.signing.gate import Gate
 from manahsm.signing.jobs import Made, SoftwareJob
 from manahsm.signing.limits import RateLimit
+from manahsm.signing.observed import Observer, SignEnded
 from manahsm.signing.payloads import Prepared, Signed, prepare_off_loop
 from manahsm.signing.router import Router
 from supervisors import Clock
@@ -76,6 +77,7 @@ class Signer:
         gate: Gate,
         default_timeout: float,
         clock: Clock,
+        observe: Observer,
     ) -> None:
         self._registry = registry
         self._keystore = keystore
@@ -86,6 +88,7 @@ class Signer:
         self._gate = gate
         self._default_timeout = default_timeout
         self._clock = clock
+        self._observe = observe
 
     async def sign(self, request: SignRequest, private_key: bytes | None = None) -> Signed:
         """Sign ``request`` with the key that it names, or with ``private_key`` where one is given.
@@ -104,10 +107,13 @@ class Signer:
                 await self._journal.write(_record(trail, self._clock.now(), signed=signed))
             except ManaHSMError as error:
                 await self._journal.note(_record(trail, self._clock.now(), error=error))
+                self._ended(trail, error.code)
                 raise
             except BaseException:
                 self._journal.note_now(_record(trail, self._clock.now(), reason="cancelled, or a fault of ours"))
+                self._ended(trail, "cancelled")
                 raise
+            self._ended(trail, "signed")
             if trail.subject is not None and trail.subject.info is not None:
                 self._registry.record_use(trail.subject.key_id, datetime.now(UTC))
             return signed
@@ -126,6 +132,19 @@ class Signer:
         # The key may have been retired, or have lost its role, while the request waited.
         check_may_sign(self._registry.resolve(subject.key_id), request.operation)
         return prepared.finish(made.signature, made.backend, subject.key_id)
+
+    def _ended(self, trail: _Trail, outcome: str) -> None:
+        made = trail.made
+        self._observe(
+            SignEnded(
+                operation=trail.request.operation,
+                backend=made.backend if made else None,
+                slot=made.slot if made else None,
+                outcome=outcome,
+                diverted=made.diverted if made else False,
+                duration=self._clock.now() - trail.started,
+            )
+        )
 
     # ---- who ----
 
@@ -156,16 +175,18 @@ class Signer:
     # ---- where ----
 
     async def _make(self, subject: _Subject, digest: bytes, deadline: float) -> Made:
+        async def unlock() -> SoftwareJob:
+            unlocked = subject.unlocked or await self._unlock(subject)
+            return SoftwareJob(unlocked.private_key, unlocked.public_key, digest)
+
         if subject.info is not None and subject.info.backend is Backend.HSM:
-            return await self._router.sign_on_token(subject.info, digest, deadline)
-        unlocked = subject.unlocked or await self._unlock(subject)
-        job = SoftwareJob(unlocked.private_key, unlocked.public_key, digest)
-        return await self._router.sign_in_software(job, deadline)
+            return await self._router.sign_on_token(subject.info, digest, deadline, unlock)
+        return await self._router.sign_in_software(await unlock(), deadline)
 
     async def _unlock(self, subject: _Subject) -> UnlockedKey:
         if subject.info is not None and not software_allowed(subject.info, self._policy):
             raise RoleDenied(
-                f"key {subject.key_id} is a software key, but its role {subject.info.role} signs in a token only "
+                f"key {subject.key_id} may not be used in software: its role {subject.info.role} signs in a token only "
                 "(security_policy.require_hsm_for_roles)"
             )
         return await required(self._keystore).unlock(subject.key_id)
@@ -198,6 +219,7 @@ def _record(
         reason=f"{error.code}: {error}" if error else reason,
         backend=made.backend if made else None,
         slot=made.slot if made else None,
+        diverted=made.diverted if made else False,
         outcome=AuditOutcome.SIGNED if signed is not None else AuditOutcome.REFUSED if refused else AuditOutcome.FAILED,
         duration=round(now - trail.started, 6),
         tx_hash="0x" + signed.hash.hex() if isinstance(signed, SignedTransaction) else None,

@@ -1,53 +1,118 @@
-"""The path of a digest: which workers may sign it, in which order.
+"""The path of a digest: which workers may sign it, in which order, and how long each is waited for.
 
-The one thing to know: a route is only ever one with the same public key. Which routes a key has is decided by a
-pure function; walking them is a loop that passes on the first refusal that the key itself caused.
+The one thing to know: a route is only ever one with the same public key: the slots that hold it, in order of priority,
+then its software twin. One route is asked at a time; what did not answer is given up before the next is asked, and
+an answer that comes after that is dropped. Which routes there are and how long each may take are pure functions;
+walking them is a loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+
+from attrs import define, evolve, frozen
 
 from manahsm.config.model import Priority
-from manahsm.errors import DeadlineExceeded, HSMUnavailable, Overloaded, ServiceStopping
-from manahsm.requests import KeyInfo
-from manahsm.signing.jobs import HSMJob, Made, SoftwareJob
-from manahsm.signing.slot import Slot, SlotPhase
-from supervisors import (
-    Clock,
-    DeadlinePassed,
-    Mailbox,
-    MailboxClosed,
-    MailboxFull,
-    Poisoned,
-    Request,
+from manahsm.errors import (
+    DeadlineExceeded,
+    FallbackExhausted,
+    HSMUnavailable,
+    ManaHSMError,
+    Overloaded,
+    ServiceStopping,
 )
+from manahsm.hsm.failures import HSMFailure
+from manahsm.requests import KeyInfo
+from manahsm.signing.decisions import may_try_again, refusal, speaks_against_slot
+from manahsm.signing.jobs import HSMJob, Made, SoftwareJob
+from manahsm.signing.slot import Slot
+from manahsm.signing.stand_in import StandIn
+from supervisors import Clock, DeadlinePassed, Mailbox, MailboxClosed, MailboxFull, Poisoned, Reply, Request
 
-__all__ = ["Router", "routes_of"]
-
-_ADMITTING = (SlotPhase.UP, SlotPhase.CONNECTING)
+__all__ = ["Patience", "Router", "RouterStats", "Routes", "routes_of"]
 
 
-def routes_of(key: KeyInfo, slots: Sequence[Slot]) -> tuple[Slot, ...]:
-    """Return the slots that may be asked for ``key``: primary ones first, those that are up before the others.
+_FOR_TOKENS = 0.8
 
-    Raises:
-        HSMUnavailable: no configured slot holds the key, or none of those that do can sign now.
+
+@frozen
+class Routes:
+    """The slots that hold a key.
+
+    Attributes:
+        holding: all of them: primary ones first, else as configured.
+        ready: those that may be asked now, in that order.
     """
+
+    holding: tuple[Slot, ...]
+    ready: tuple[Slot, ...]
+
+
+def routes_of(key: KeyInfo, slots: Sequence[Slot]) -> Routes:
+    """Return the slots that hold ``key``, by public key and never by label (pure)."""
     holding = [slot for slot in slots if slot.may_hold(key)]
-    if not holding:
-        raise HSMUnavailable(
-            f"no configured slot holds the key {key.key_id}: configure the slot of its token, or plug it in"
-        )
-    admitting = [slot for slot in holding if slot.phase in _ADMITTING]
-    if not admitting:
-        raise holding[0].unavailable()
-    return tuple(
-        sorted(
-            admitting,
-            key=lambda slot: (slot.phase is not SlotPhase.UP, slot.config.priority is not Priority.PRIMARY),
-        )
-    )
+    holding.sort(key=lambda slot: slot.config.priority is not Priority.PRIMARY)
+    return Routes(tuple(holding), tuple(slot for slot in holding if slot.admits))
+
+
+@frozen
+class Patience:
+    """How long one request waits for each of its routes (pure). Times are the clock's, lengths seconds.
+
+    Attributes:
+        began: when it began.
+        deadline: when it is over.
+        budget: how long tokens are waited for before another kind of route is tried (``fallback.fallback_timeout``).
+        tokens: how many slots may be asked.
+        more: whether software may stand in after them.
+    """
+
+    began: float
+    deadline: float
+    budget: float
+    tokens: int
+    more: bool
+
+    def until(self, turn: int) -> float:
+        """Return until when the slot with this number (from 0) is waited for.
+
+        All slots together have the budget, in even shares; the last one has all that is left of the request, where
+        nothing can follow it.
+        """
+        if turn + 1 >= self.tokens and not self.more:
+            return self.deadline
+        return min(self.deadline, self.began + self.share * (turn + 1))
+
+    @property
+    def share(self) -> float:
+        """Seconds for each slot, where another route can follow it."""
+        # A request that is in more of a hurry than the budget keeps some of its time for what comes after tokens.
+        return min(self.budget, _FOR_TOKENS * (self.deadline - self.began)) / self.tokens
+
+    @property
+    def silence(self) -> float:
+        """Seconds after which a silent token is at fault, and not the hurry of a caller."""
+        return self.budget / self.tokens
+
+
+@define
+class RouterStats:
+    """What became of requests for keys in tokens, since the start.
+
+    Attributes:
+        primary: signed by the first slot that holds the key.
+        backup: signed by another slot.
+        stand_in: signed by the software twin.
+        retried: repeated once on the same slot.
+    """
+
+    primary: int = 0
+    backup: int = 0
+    stand_in: int = 0
+    retried: int = 0
+
+
+Unlock = Callable[[], Awaitable[SoftwareJob]]
 
 
 class Router:
@@ -56,31 +121,69 @@ class Router:
     Args:
         slots: every configured slot, in order.
         software: mailbox of the software worker.
+        stand_in: whether software may sign for a token.
+        fallback_timeout: seconds that a request waits for tokens before it is diverted.
         clock: whose time deadlines are.
     """
 
-    def __init__(self, slots: Sequence[Slot], software: Mailbox, clock: Clock) -> None:
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        software: Mailbox,
+        *,
+        stand_in: StandIn,
+        fallback_timeout: float,
+        clock: Clock,
+    ) -> None:
         self._slots = tuple(slots)
         self._software = software
+        self._stand_in = stand_in
+        self._fallback_timeout = fallback_timeout
         self._clock = clock
+        self.stats = RouterStats()
 
-    async def sign_on_token(self, key: KeyInfo, digest: bytes, deadline: float) -> Made:
-        """Have a token sign, trying each slot that holds the key until ``deadline`` (clock time).
+    async def sign_on_token(self, key: KeyInfo, digest: bytes, deadline: float, unlock: Unlock) -> Made:
+        """Have a token sign, or what may stand in for it.
+
+        Args:
+            key: a key of a token.
+            digest: 32 bytes.
+            deadline: clock time.
+            unlock: unlocks the software twin; called only where it is going to sign.
 
         Raises:
-            HSMUnavailable, Overloaded: what the last route refused with.
+            HSMUnavailable, FallbackExhausted, Overloaded, SignatureMismatch: no route signed; the last one's reason.
             DeadlineExceeded: no answer in time.
-            PolicyDenied, SignatureMismatch, ServiceStopping: from the route that said so.
+            PolicyDenied, ServiceStopping: from the route that said so.
         """
-        refused: HSMUnavailable | Overloaded | None = None
-        for slot in routes_of(key, self._slots):
+        routes = routes_of(key, self._slots)
+        diverts = self._stand_in.refusal(key, routes.holding) is None
+        patience = Patience(self._clock.now(), deadline, self._fallback_timeout, len(routes.ready), diverts)
+        job, refused = HSMJob(key.public_key, digest), _nothing_ready(key, routes)
+        for turn, slot in enumerate(routes.ready):
             try:
-                return await self._ask(slot.mailbox, HSMJob(key.public_key, digest), deadline)
-            except (HSMUnavailable, Overloaded) as refusal:
-                refused = refusal
-        if refused is None:  # pragma: no cover - routes_of never returns nothing
-            raise AssertionError("a key has at least one route here")
-        raise refused
+                made = await self._on_slot(slot, job, patience, turn)
+            except _Refused as refusal_:
+                refused = refusal_.error
+            else:
+                return self._count(made, diverted=slot is not routes.holding[0])
+        if isinstance(refused, Overloaded):
+            raise refused  # being asked for much is no outage
+        because = self._stand_in.refusal(key, routes.holding)
+        if because is None:
+            self._stand_in.spend(routes.holding)
+            made = await self.sign_in_software(await unlock(), deadline)
+            self.stats.stand_in += 1
+            return evolve(made, diverted=True)
+        for slot in routes.holding:
+            if slot.may_be_waited_for:
+                try:
+                    made = await self._on_slot(slot, job, evolve(patience, tokens=1, more=False), 0)
+                except _Refused as refusal_:
+                    refused = refusal_.error
+                else:
+                    return self._count(made, diverted=slot is not routes.holding[0])
+        raise _final(refused, because)
 
     async def sign_in_software(self, job: SoftwareJob, deadline: float) -> Made:
         """Have the software worker sign with an unlocked key.
@@ -88,19 +191,126 @@ class Router:
         Raises:
             Overloaded, DeadlineExceeded, ServiceStopping, SignatureMismatch: it did not.
         """
-        return await self._ask(self._software, job, deadline)
-
-    async def _ask(self, mailbox: Mailbox, job: HSMJob | SoftwareJob, deadline: float) -> Made:
+        mailbox = self._software
         try:
-            made: Made = await mailbox.send_nowait(Request(job, deadline=deadline, clock=self._clock)).wait()
-        except MailboxFull as full:
-            raise Overloaded(f"{full}; try again later, or raise service.queue_size") from None
-        except MailboxClosed:
-            raise ServiceStopping("the service is stopping and takes no new work") from None
+            made: Made = await _send(mailbox, Request(job, deadline=deadline, clock=self._clock)).wait()
         except DeadlinePassed:
-            raise DeadlineExceeded(
-                f"not signed in time: {mailbox.name} had no answer before the deadline; nothing was released"
-            ) from None
+            raise _too_late(mailbox) from None
         except Poisoned as poisoned:
             raise HSMUnavailable(f"{mailbox.name}: {poisoned}") from None
         return made
+
+    def _count(self, made: Made, *, diverted: bool) -> Made:
+        self.stats.backup += diverted
+        self.stats.primary += not diverted
+        return evolve(made, diverted=True) if diverted else made
+
+    # ---- one slot ----
+
+    async def _on_slot(self, slot: Slot, job: HSMJob, patience: Patience, turn: int) -> Made:
+        """Ask one slot, again where another of its sessions may do better.
+
+        Raises:
+            _Refused: another route may do better.
+            ManaHSMError: none would.
+        """
+        last = patience.until(turn) == patience.deadline
+        tries = 0
+        while True:
+            try:
+                return await self._ask(slot, job, patience, turn)
+            except HSMFailure as failure:
+                tries += 1
+                if may_try_again(failure.outcome, tries) and (slot.admits or (last and slot.may_be_waited_for)):
+                    self.stats.retried += 1
+                    job = evolve(job, tries=tries)
+                    continue
+                error = refusal(failure, slot.name)
+                if not speaks_against_slot(failure.outcome):
+                    raise error from None
+                raise _Refused(error) from None
+            except (HSMUnavailable, Overloaded) as error:
+                raise _Refused(error) from None
+            except Poisoned as poisoned:
+                raise _Refused(HSMUnavailable(f"slot {slot.name}: {poisoned}")) from None
+
+    async def _ask(self, slot: Slot, job: HSMJob, patience: Patience, turn: int) -> Made:
+        """Send a digest to a slot and wait: at most ``connection_pool.timeout`` for a session, and then its turn."""
+        sent = self._clock.now()
+        until = patience.until(turn)
+        seated_by = sent + slot.config.connection_pool.timeout
+        reply = _send(slot.mailbox, Request(job, deadline=patience.deadline, clock=self._clock))
+        if len(slot.mailbox):
+            slot.press()
+        resolved = await reply.resolved_by(min(until, seated_by))
+        if not resolved and seated_by < until:
+            if not reply.held:
+                reply.abandon()
+                raise _no_session(slot)
+            resolved = await reply.resolved_by(until)
+        if resolved:
+            try:
+                made: Made = reply.result()
+            except DeadlinePassed:
+                pass
+            else:
+                return made
+        raise self._gave_up(slot, reply, patience, sent)
+
+    def _gave_up(self, slot: Slot, reply: Reply, patience: Patience, sent: float) -> ManaHSMError:
+        """The slot's time is up: say so, and tell the slot, whose breaker opens where the token was silent."""
+        reply.abandon()
+        now = self._clock.now()
+        if slot.no_answer(now - sent, patience.silence) or now < patience.deadline:
+            return HSMUnavailable(
+                f"slot {slot.name} did not answer within {now - sent:.1f} s: look at its status; nothing was released"
+            )
+        return _too_late(slot.mailbox)
+
+
+class _Refused(Exception):  # noqa: N818
+    """A route did not sign; another may."""
+
+    def __init__(self, error: ManaHSMError) -> None:
+        self.error = error
+        super().__init__(str(error))
+
+
+def _send(mailbox: Mailbox, request: Request) -> Reply:
+    try:
+        return mailbox.send_nowait(request)
+    except MailboxFull as full:
+        raise Overloaded(f"{full}; try again later, or raise service.queue_size") from None
+    except MailboxClosed:
+        raise ServiceStopping("the service is stopping and takes no new work") from None
+
+
+def _no_session(slot: Slot) -> Overloaded:
+    pool = slot.config.connection_pool
+    return Overloaded(
+        f"no session of slot {slot.name} became free within {pool.timeout:g} s (connection_pool.timeout): send less at "
+        "once, or raise connection_pool.size or max_overflow as far as the token allows"
+    )
+
+
+def _too_late(mailbox: Mailbox) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"not signed in time: {mailbox.name} had no answer before the deadline; nothing was released"
+    )
+
+
+def _nothing_ready(key: KeyInfo, routes: Routes) -> ManaHSMError:
+    if routes.holding:
+        return routes.holding[0].unavailable()
+    return HSMUnavailable(
+        f"no configured slot holds the key {key.key_id}: configure the slot of its token, or plug it in"
+    )
+
+
+def _final(refused: ManaHSMError, because: ManaHSMError) -> ManaHSMError:
+    """What to tell the caller: why no token signed, and why nothing stood in for it."""
+    if isinstance(because, FallbackExhausted):
+        return FallbackExhausted(f"{because} ({refused})")
+    if isinstance(refused, HSMUnavailable):
+        return HSMUnavailable(f"{refused}; {because}")
+    return refused

@@ -21,7 +21,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 @pytest.fixture(scope="module")
 def dev_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("readme")
-    token = SoftHSMToken.create(directory / "softhsm")
+    token = SoftHSMToken.create(directory / "softhsm", label="manahsm-dev")
     pin = directory / "pin"
     pin.touch(mode=0o600)
     pin.write_text(token.pin)
@@ -41,7 +41,7 @@ def dev_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_readme_has_its_python_blocks() -> None:
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[str(number) for number in range(len(BLOCKS))])

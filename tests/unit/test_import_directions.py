@@ -18,7 +18,7 @@ FLOORS = (
     {"config"},
     {"audit", "hsm", "keys"},
     {"signing"},
-    {"channel", "events", "keyring", "status", "tree"},
+    {"channel", "events", "keyring", "operators", "status", "tree"},
     {"assembly"},
     {"service"},
     {"check", "jsonl"},

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.anyio
 def fill_the_disk_under(log: AuditLog) -> None:
     """From now on the kernel answers writes to the log's file with ENOSPC."""
     with Path("/dev/full").open("wb") as full:
-        os.dup2(full.fileno(), log._descriptor, inheritable=False)
+        os.dup2(full.fileno(), log._output._descriptor, inheritable=False)
 
 
 def signings(directory: Path) -> list[dict[str, Any]]:
@@ -96,6 +96,8 @@ async def test_refusals_and_failures_have_their_records(softhsm_token: SoftHSMTo
                 tasks.start_soon(lambda: service.sign_hash(digest_of(1), "v", request_id="cancelled"))
                 await eventually(lambda: len(service._slots[0].mailbox) == 1)
                 scope.cancel()
+        for pid in host_pids():
+            os.kill(pid, signal.SIGCONT)  # or the end would wait for them
 
     found = {
         record["request_id"]: (record["decision"], record["outcome"], record["reason"]) for record in signings(tmp_path)

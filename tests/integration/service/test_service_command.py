@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from services import (
     A_TRANSACTION,
@@ -23,6 +25,8 @@ from services import (
     write_config_file,
 )
 from softhsm import SoftHSMToken
+
+import manahsm
 
 DEADLINE = 30.0  # seconds: far beyond what anything here takes
 
@@ -132,21 +136,26 @@ def software(tmp_path: Path) -> Path:
     return write_config_file(tmp_path / "config.json", software_config(tmp_path))
 
 
+@pytest.fixture(scope="module")
+def used_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The token and the state of a service that made the key ``hot`` and ended; tests work on copies."""
+    directory = tmp_path_factory.mktemp("hot")
+
+    async def make_key() -> None:
+        async with manahsm.open_service(config_for(SoftHSMToken.create(directory / "softhsm"), directory)) as service:
+            await service.generate_key("hot", "transaction_signer", "hsm")
+
+    anyio.run(make_key)
+    return directory
+
+
 @pytest.fixture
-def hsm(softhsm_token: SoftHSMToken, tmp_path: Path) -> Path:
-    """Configuration with a token that holds the key ``hot``, made by pkcs11-tool and given its role by a service."""
-    config = config_for(softhsm_token, tmp_path)
-    program = (
-        "import anyio, json, sys, manahsm\n"
-        "async def main():\n"
-        "    async with manahsm.open_service(json.load(sys.stdin)) as service:\n"
-        "        await service.generate_key('hot', 'transaction_signer', 'hsm')\n"
-        "anyio.run(main)\n"
-    )
-    subprocess.run(  # noqa: S603 - a literal
-        [sys.executable, "-c", program], input=json.dumps(config).encode(), capture_output=True, check=True
-    )
-    return write_config_file(tmp_path / "config.json", config)
+def hsm(used_once: Path, softhsm_token: SoftHSMToken, tmp_path: Path) -> Path:
+    """Configuration with a token that holds the key ``hot``."""
+    shutil.rmtree(softhsm_token.directory / "tokens")
+    shutil.copytree(used_once / "softhsm" / "tokens", softhsm_token.directory / "tokens")
+    shutil.copytree(used_once / "state", tmp_path / "state")
+    return write_config_file(tmp_path / "config.json", config_for(softhsm_token, tmp_path))
 
 
 # ---- lines ----
@@ -324,7 +333,9 @@ def test_a_signal_ends_endless_input(software: Path, start: Callable[..., Runnin
 
 
 def test_a_signal_ends_it_when_nobody_reads_the_answers(software: Path, start: Callable[..., Running]) -> None:
-    running = start(software, "--stdio")
+    config = json.loads(software.read_text())
+    config["hsm"]["service"]["shutdown_grace"] = 100
+    running = start(write_config_file(software, config), "--stdio")
     assert running.process.stdin is not None
     os.set_blocking(running.process.stdin.fileno(), False)
     line = hash_line(1)
@@ -360,8 +371,9 @@ def _asleep(pid: int) -> bool:
 def test_what_can_not_be_signed_in_time_is_refused_after_a_signal(hsm: Path, start: Callable[..., Running]) -> None:
     config = json.loads(hsm.read_text())
     config["hsm"]["service"]["shutdown_grace"] = 100
+    config["hsm"]["connection_pool"] = {"size": 1, "processes": 1}  # the end waits seconds for each
     running = start(write_config_file(hsm, config), "--stdio")
-    running.read_log_until(b"host adopted", 2)
+    running.read_log_until(b"host adopted")
     for pid in running.hosts():
         os.kill(pid, signal.SIGSTOP)
     assert running.process.stdin is not None

@@ -41,6 +41,11 @@ def freeze_hosts() -> None:
         os.kill(pid, signal.SIGSTOP)
 
 
+def thaw_hosts() -> None:
+    for pid in host_pids():
+        os.kill(pid, signal.SIGCONT)
+
+
 # ---- tokens ----
 
 
@@ -138,7 +143,7 @@ async def test_an_idle_host_that_is_killed_is_replaced(softhsm_token: SoftHSMTok
 async def test_a_host_that_hangs_is_killed_and_the_request_signed_by_another(
     softhsm_token: SoftHSMToken, tmp_path: Path
 ) -> None:
-    pool = {"size": 1, "processes": 1, "call_timeout": 300}
+    pool = {"size": 1, "processes": 1, "call_timeout": 1500}
     async with manahsm.open_service(config_for(softhsm_token, tmp_path, connection_pool=pool)) as service:
         key = await service.generate_key("hot", "transaction_signer")
         (hung,) = host_pids()
@@ -216,7 +221,7 @@ async def test_a_wrong_signature_is_withheld_and_latches_the_slot(
         monkeypatch.setattr(hsm_worker, "complete", garbled)
         with pytest.raises(manahsm.SignatureMismatch):
             await service.sign_hash(digest_of(1), key.key_id)
-        with pytest.raises(manahsm.HSMUnavailable, match="latched: its token returned a wrong signature"):
+        with pytest.raises(manahsm.HSMUnavailable, match=r"latched: .*wrong signature"):
             await service.sign_hash(digest_of(2), key.key_id)
 
 
@@ -273,6 +278,7 @@ async def test_a_deadline_ends_a_request_that_nobody_answers(one_session: dict[s
         freeze_hosts()
         with pytest.raises(manahsm.DeadlineExceeded, match="nothing was released"):
             await service.sign_hash(digest_of(1), key.key_id, timeout=0.05)
+        thaw_hosts()  # or the end would wait for them: tested below
 
 
 async def test_a_key_that_loses_its_role_while_its_request_waits_signs_nothing(one_session: dict[str, Any]) -> None:
@@ -288,8 +294,7 @@ async def test_a_key_that_loses_its_role_while_its_request_waits_signs_nothing(o
             tasks.start_soon(sign)
             await eventually(lambda: service._slots[0].mailbox.held == 1)
             await service.assign_role(key.key_id, None)
-            for pid in host_pids():
-                os.kill(pid, signal.SIGCONT)
+            thaw_hosts()
 
     assert [outcome.error.code if outcome.error else "signed" for outcome in outcomes] == ["role_denied"]
 
@@ -310,8 +315,7 @@ async def test_a_full_queue_refuses_and_what_was_in_it_is_signed(softhsm_token: 
             for number in range(1, 6):
                 tasks.start_soon(sign, number)
             await eventually(lambda: len(outcomes) == 2)
-            for pid in host_pids():
-                os.kill(pid, signal.SIGCONT)
+            thaw_hosts()
 
     codes = [outcome.error.code if outcome.error else "signed" for outcome in outcomes]
     assert codes == ["overloaded"] * 2 + ["signed"] * 4
@@ -351,8 +355,7 @@ async def test_a_cancelled_caller_leaves_the_others_in_peace(one_session: dict[s
             held.cancel()
             queued.cancel()
             await eventually(lambda: (len(mailbox), mailbox.held) == (1, 0))
-            for pid in host_pids():
-                os.kill(pid, signal.SIGCONT)
+            thaw_hosts()
 
     assert [signature.digest for signature in signatures] == [digest_of(2)]
 

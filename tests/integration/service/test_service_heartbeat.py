@@ -14,11 +14,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from services import config_for
 from softhsm import SoftHSMToken
 
 PROGRAM = Path(__file__).parent / "heartbeat_program.py"
 LONGEST = 0.020  # seconds: the promise
+
+pytestmark = pytest.mark.alone  # it measures; the unmeasured time of another test (a busy disk, say) would count
 
 
 def test_the_loop_is_never_kept_for_long_while_a_token_signs(

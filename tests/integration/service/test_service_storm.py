@@ -15,7 +15,9 @@ from softhsm import SoftHSMToken
 
 import manahsm
 
-pytestmark = pytest.mark.anyio
+# Alone: they take all processors, and their hosts must answer within a call timeout. Unmeasured: the tracer would take
+# half of the time, for lines that other tests reach.
+pytestmark = [pytest.mark.anyio, pytest.mark.alone, pytest.mark.usefixtures("unmeasured")]
 
 CALLERS = 64
 
@@ -69,7 +71,7 @@ def storm_config(softhsm_token: SoftHSMToken, tmp_path: Path) -> dict[str, Any]:
     return config_for(
         softhsm_token,
         tmp_path,
-        connection_pool={"size": 8, "processes": 2, "call_timeout": 1000},
+        connection_pool={"size": 8, "max_overflow": 0, "processes": 2, "call_timeout": 1000},
         audit={"fsync": "never"},
     )
 
@@ -82,7 +84,7 @@ async def test_a_storm_of_digests_loses_none(storm_config: dict[str, Any], anyio
         status = (await service.status()).slots[0]
 
     storm.report("storm", anyio_backend)
-    assert (status.pool.open, len(status.hosts), status.pool.discarded) == (8, 2, 0)
+    assert (status.pool.open, len(status.hosts), status.pool.discarded) == (8, 2, {})
     assert storm.errors == {}
     assert sorted(storm.signatures) == list(range(storm.count))
     assert storm.wrong() == []
@@ -106,7 +108,7 @@ async def test_a_storm_survives_a_killed_and_a_stopped_host(storm_config: dict[s
         status = (await service.status()).slots[0]
 
     storm.report("storm with a killed and a stopped host", anyio_backend)
-    assert status.pool.discarded >= 8  # the sessions of both hosts
+    assert sum(status.pool.discarded.values()) >= 8  # the sessions of both hosts
     assert storm.errors == {}
     assert sorted(storm.signatures) == list(range(storm.count))
     assert storm.wrong() == []

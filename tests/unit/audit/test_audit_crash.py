@@ -57,7 +57,7 @@ def test_a_log_killed_while_writing_has_every_promised_record(tmp_path: Path, se
 def repairs(folder: Path) -> set[int]:
     """Sequence numbers that went to records of repairs: the writer counts those too."""
     lines = [json.loads(line) for path in segments(folder) for line in path.read_text().splitlines()]
-    return {line["seq"] for line in lines if line["event"] == "log_repaired"}
+    return {line["seq"] for line in lines if line["event"] == "recovery"}
 
 
 def write_and_kill(folder: Path, after: int) -> int:

@@ -8,19 +8,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manahsm.audit.records import (
     GENESIS,
+    LONGEST_LINE,
     AuditEvent,
     AuditOutcome,
     AuditRecord,
     Decision,
     Head,
     head_of,
+    link_of,
     seal,
 )
+from manahsm.nesting import MAX_DEPTH
 from manahsm.requests import Backend, Operation, Role
 
 NOON = datetime(2025, 1, 2, 12, tzinfo=UTC)
@@ -95,6 +98,7 @@ def test_no_field_is_for_a_secret_or_a_signature() -> None:
     assert not any(word in names for word in ("pin", "private", "passphrase", "secret", "signature", "raw"))
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.text(st.characters(codec="utf-8")), JSON_VALUES),
     st.text(st.characters(codec="utf-8")),
@@ -143,3 +147,44 @@ def test_an_honest_hash_over_something_else_is_no_record() -> None:
 def test_what_json_can_not_hold_is_refused(value: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         seal(AuditRecord(event=AuditEvent.SIGN, summary={"x": value}), GENESIS, NOON)
+
+
+@pytest.mark.parametrize("seq", [0, 1, 10**17])
+def test_a_head_is_read_as_it_is_written(seq: int) -> None:
+    head = Head(seq, "ab" * 32)
+    assert Head.parse(str(head)) == head
+    assert Head.parse(f"{seq:020d}:{'AB' * 32}") == head
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "1:ab", ":" + "a" * 64, "x:" + "a" * 64, "1:" + "g" * 64, "9" * 19 + ":" + "a" * 64]
+)
+def test_what_is_no_head_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected SEQ:HASH"):
+        Head.parse(text)
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("summary", [{"x": nested(MAX_DEPTH)}, {"x": "y" * LONGEST_LINE}])
+def test_what_no_reader_could_hold_is_refused(summary: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="it would be"):
+        seal(AuditRecord(event=AuditEvent.SIGN, summary=summary), GENESIS, NOON)
+
+
+def test_a_line_nested_too_deep_is_no_record_though_its_hash_holds() -> None:
+    body = b'{"seq":1,"time":"","prev":"","event":"","x":' + b"[" * 100_000 + b"]" * 100_000
+    line = body + b',"hash":"' + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
+    assert head_of(line) is None
+
+
+def test_a_line_tells_its_place_in_the_chain() -> None:
+    line, head = seal(RECORD, Head(6, "ee" * 32), NOON)
+    link = link_of(line)
+    assert link is not None
+    assert (link.head, link.prev, link.time, link.event) == (head, "ee" * 32, "2025-01-02T12:00:00.000000Z", "sign")

@@ -120,16 +120,16 @@ class TestNotInForce:
         config = load_config(
             {
                 "vendor": "softhsm",
-                "fallback": {"enabled": False},
+                "monitoring": {"health_check_interval": 9000},
+                "api": {"port": 1, "host": "::1"},
                 "slots": [{"slot_id": 1}, {"slot_id": 2, "priority": "backup"}],
-                "connection_pool": {"size": 9, "max_overflow": 9},
             },
             environ={},
         )
 
         assert [line.partition(" is set but not acted on yet: ")[0] for line in config.not_in_force()] == [
-            "hsm.connection_pool.max_overflow",
-            "hsm.fallback.enabled",
+            "hsm.api.host",
+            "hsm.api.port",
         ]
         assert all(any(reason in line for reason in NOT_YET_IN_FORCE.values()) for line in config.not_in_force())
 
@@ -147,12 +147,13 @@ class TestNotInForce:
     @pytest.mark.parametrize(
         ("path", "expected"),
         [
-            ("hsm.fallback", False),
-            ("hsm.fallback.enabled", False),
-            ("hsm.fallbacks", True),
+            ("hsm.api", False),
+            ("hsm.api.port", False),
+            ("hsm.apis", True),
             ("hsm.enabled", True),
             ("hsm.connection_pool", True),
-            ("hsm.connection_pool.max_overflow", False),
+            ("hsm.monitoring", True),
+            ("hsm.monitoring.metrics_retention", True),
             ("hsm.slots[].priority", True),
         ],
     )

@@ -25,7 +25,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str, str]] = [
     (
         {"vendor": "yubihsm", "slot_id": 0, "connection_pool": {"size": 10, "max_overflow": 7}},
         "hsm.connection_pool.size",
-        "make 17 sessions, but the device has 16",
+        "make 19, but the device has 16",
     ),
     (
         {"slot_id": 0, "circuit_breaker": {"open_for": 9000, "max_open_for": 8999}},
@@ -34,6 +34,17 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"slot_id": 0, "keystore": {"iterations": 3000}}, "hsm.keystore.iterations", "a power of two"),
     ({"slot_id": 0, "audit": {"enabled": False}}, "hsm.audit.enabled", "if you mean it"),
+    (
+        {"slot_id": 0, "monitoring": {"metrics": {"host": "192.0.2.7"}}},
+        "hsm.monitoring.metrics.host",
+        "set allow_remote = true",
+    ),
+    ({"slot_id": 0, "monitoring": {"metrics": {"host": "::"}}}, "hsm.monitoring.metrics.host", "use 127.0.0.1"),
+    (
+        {"slot_id": 0, "monitoring": {"metrics": {"host": "node7", "allow_remote": True}}},
+        "hsm.monitoring.metrics.host",
+        "must be an IP address",
+    ),
 ]
 
 
@@ -56,7 +67,7 @@ def test_every_rule_is_broken_by_some_example() -> None:
         {"enabled": False},
         {"enabled": False, "vendor": "generic", "slot_id": 1},
         {"enabled": False, "vendor": "yubihsm", "connection_pool": {"size": 17}},
-        {"vendor": "yubihsm", "slot_id": 0, "connection_pool": {"size": 10, "max_overflow": 6}},
+        {"vendor": "yubihsm", "slot_id": 0, "connection_pool": {"size": 10, "max_overflow": 4}},
         {"vendor": "generic", "slot_id": 0, "library_path": "/x.so"},
         {"vendor": "generic", "library_path": "/x.so", "slots": [{"slot_id": 0}, {"token_label": "b"}]},
         {"vendor": "softhsm", "slot_id": 0, "token_label": "both"},
@@ -69,6 +80,10 @@ def test_every_rule_is_broken_by_some_example() -> None:
             "security_policy": {"audit_all_operations": False},
         },
         {"vendor": "softhsm", "slots": [{"slot_id": 1, "priority": "backup"}, {"slot_id": 2}]},
+        {"enabled": False, "monitoring": {"metrics": {"host": "192.0.2.7", "allow_remote": True}}},
+        {"enabled": False, "monitoring": {"metrics": {"host": "127.8.0.1"}}},
+        {"enabled": False, "monitoring": {"metrics": {"host": "::1"}}},
+        {"enabled": False, "monitoring": {"metrics": {"host": "localhost"}}},
     ],
 )
 def test_what_fits_together_is_taken(written: dict[str, Any]) -> None:

@@ -246,7 +246,7 @@ class TestVariables:
 class TestPools:
     @pytest.mark.parametrize(
         ("size", "overflow", "expected"),
-        [(10, 6, (10, 6)), (10, 20, (10, 6)), (16, 1, (16, 0)), (40, 40, (16, 0))],
+        [(10, 4, (10, 4)), (10, 20, (10, 4)), (14, 1, (14, 0)), (40, 40, (14, 0)), (1, 15, (1, 14))],
     )
     def test_a_pool_is_narrowed_to_the_device(self, size: int, overflow: int, expected: tuple[int, int]) -> None:
         pool = fit_pool(ConnectionPool(size=size, max_overflow=overflow), profile_of(Vendor.YUBIHSM))
@@ -272,7 +272,7 @@ class TestPools:
 
         assert [(slot.connection_pool.size, slot.connection_pool.max_overflow) for slot in slots] == [
             (8, 16),
-            (8, 8),
+            (8, 6),
         ]
 
 

@@ -1,0 +1,29 @@
+"""Where a program may listen: addresses that only this machine reaches, and the others.
+
+The one thing to know: an address is written as digits, or as ``localhost``. Any other name would have to be looked up,
+and could mean another address tomorrow.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+__all__ = ["LOCALHOST", "is_address", "is_loopback"]
+
+LOCALHOST = "localhost"
+
+
+def is_address(host: str) -> bool:
+    """Whether ``host`` is an IPv4 or IPv6 address, or ``localhost`` (pure)."""
+    if host == LOCALHOST:
+        return True
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches ``host``: 127.0.0.0/8, ``::1`` or ``localhost`` (pure)."""
+    return host == LOCALHOST or (is_address(host) and ip_address(host).is_loopback)

@@ -1,0 +1,63 @@
+"""What the signing path reports as it happens, as typed values: for metrics, alerts and whoever else listens.
+
+The one thing to know: listeners are called synchronously from the path of a signature. They count and return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import frozen
+
+from manahsm.requests import Backend, Operation
+
+__all__ = ["Observed", "Observer", "SessionEnded", "SignEnded", "StandInBegan"]
+
+
+@frozen(kw_only=True)
+class SignEnded:
+    """One signing request has ended, after its audit record was written (or could not be).
+
+    Attributes:
+        operation: what was to be signed.
+        backend: what signed, or ``None`` where nothing did.
+        slot: whose token signed, or ``None``.
+        outcome: ``signed``, a ``code`` of :mod:`manahsm.errors`, or ``cancelled``.
+        diverted: a backup slot or a software twin stood in.
+        duration: seconds from the request to its end.
+    """
+
+    operation: Operation
+    backend: Backend | None
+    slot: str | None
+    outcome: str
+    diverted: bool
+    duration: float
+
+
+@frozen(kw_only=True)
+class SessionEnded:
+    """A session was closed.
+
+    Attributes:
+        slot: whose.
+        reason: the name of an outcome or ``HOST_GONE``; ``None`` where it was good and no longer needed.
+    """
+
+    slot: str
+    reason: str | None
+
+
+@frozen(kw_only=True)
+class StandInBegan:
+    """An outage has made a software twin stand in for the first time.
+
+    Attributes:
+        slots: names of the slots that hold the key.
+    """
+
+    slots: tuple[str, ...]
+
+
+Observed = SignEnded | SessionEnded | StandInBegan
+Observer = Callable[[Observed], None]

@@ -58,7 +58,7 @@ class PoolManager:
         while True:
             version = slot.changes.version
             for host in tuple(slot.ready_hosts.values()):
-                if host not in slot.pool.hosts:
+                if host.serving and host not in slot.pool.hosts:
                     await self._adopt(host)
             await slot.changes.wait_after(version)
 

@@ -27,6 +27,7 @@ def config_of(p11fault: FaultModule, directory: Path, **pool: int) -> dict[str, 
         directory,
         **p11fault.config_changes(),
         connection_pool={"size": 2, "processes": 1, **pool},
+        circuit_breaker={"open_for": 1, "max_open_for": 1, "probes": 1},
     )
 
 
@@ -40,7 +41,8 @@ async def service_of(
 
 
 async def assert_signs(service: manahsm.Service, key: manahsm.KeyInfo) -> None:
-    """It does now, whatever was before."""
+    """It does as soon as its slot is asked again, whatever was before."""
+    await eventually(lambda: service._slots[0].admits)
     with anyio.fail_after(20):
         signature = await service.sign_hash(digest_of(2), key.key_id)
     assert recovered_address(signature, digest_of(2)) == key.address
@@ -65,7 +67,7 @@ async def test_a_failure_of_the_device_is_tried_elsewhere_then_refused_and_gets_
 ) -> None:
     async with service_of(p11fault, tmp_path) as (service, key):
         p11fault.set(rule)
-        with pytest.raises(manahsm.HSMUnavailable, match="every one of 3 holders failed"):
+        with pytest.raises(manahsm.HSMUnavailable, match=r"could not sign|is connecting"):
             await service.sign_hash(digest_of(1), key.key_id)
         p11fault.clear()
         await assert_signs(service, key)
@@ -115,7 +117,7 @@ async def test_a_token_that_is_pulled_out_is_refused_at_once_and_looked_for_agai
     async with service_of(p11fault, tmp_path) as (service, key):
         hosts = host_pids()
         p11fault.set(Return("C_Sign", code))
-        with pytest.raises(manahsm.HSMUnavailable, match="out of use"):
+        with pytest.raises(manahsm.HSMUnavailable, match="has lost its token"):
             await service.sign_hash(digest_of(1), key.key_id)
         p11fault.clear()
         await eventually(lambda: host_pids() and not host_pids() & hosts)
@@ -128,7 +130,7 @@ async def test_a_garbled_signature_is_withheld_and_latches_the_slot(p11fault: Fa
         with pytest.raises(manahsm.SignatureMismatch):
             await service.sign_hash(digest_of(1), key.key_id)
         p11fault.clear()
-        with pytest.raises(manahsm.HSMUnavailable, match="latched: its token returned a wrong signature"):
+        with pytest.raises(manahsm.HSMUnavailable, match=r"latched: .*wrong signature"):
             await service.sign_hash(digest_of(2), key.key_id)
 
 

@@ -8,20 +8,30 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
 
 import anyio
+from attrs import evolve
 
+from manahsm.audit.checkpoints import Checkpoints
+from manahsm.audit.configuration import record_configuration
 from manahsm.audit.journal import Journal
 from manahsm.audit.log import AuditLog
 from manahsm.audit.records import AuditEvent, AuditOutcome, AuditRecord
-from manahsm.config.model import Config
+from manahsm.config.model import Config, Fsync
 from manahsm.errors import RegistryError, ServiceStopping
 from manahsm.events import EventHub, log_event
 from manahsm.keyring import Keyring
 from manahsm.keys.keystore import Keystore
 from manahsm.keys.registry import KeyRegistry
 from manahsm.logs import get_logger
+from manahsm.monitoring.endpoint import Endpoint, listening
+from manahsm.monitoring.meters import Meters
+from manahsm.monitoring.setup import keep_watch
+from manahsm.monitoring.sources import Sources, audit_state
 from manahsm.operators import Operators
+from manahsm.requests import Signature, SignRequest
 from manahsm.signing.gate import Gate
 from manahsm.signing.limits import RateLimit
 from manahsm.signing.pipeline import Signer
@@ -29,7 +39,8 @@ from manahsm.signing.router import Router
 from manahsm.signing.slot import Slot
 from manahsm.signing.stand_in import StandIn
 from manahsm.signing.twins import TwinKeeper
-from manahsm.tree import build_tree
+from manahsm.status import ServiceStatus, slot_status
+from manahsm.tree import Body, build_tree
 from supervisors import ChildContext, Clock, Mailbox
 
 __all__ = ["Assembly", "assembled"]
@@ -50,6 +61,7 @@ class Assembly:
         slots: tuple[Slot, ...],
         *,
         hub: EventHub,
+        endpoint: Endpoint | None,
         clock: Clock,
     ) -> None:
         passphrase = config.passphrase()
@@ -92,15 +104,75 @@ class Assembly:
             clock=clock,
             observe=hub,
         )
+        self.watch = keep_watch(
+            config,
+            slots=slots,
+            software=self.software,
+            registry=registry,
+            registry_trouble=lambda: self._registry_trouble,
+            audit_trouble=lambda: audit.trouble if audit is not None else None,
+            subscribe=hub.subscribe,
+            clock=clock,
+        )
+        self.meters = Meters(config, tuple(slot.name for slot in slots), self._sources(audit), clock=clock)
+        hub.subscribe(self.meters.listen)
+        self.metrics_address = endpoint.addresses[0] if endpoint is not None else None
+        self._registry_trouble: str | None = None
         self._tree = build_tree(
             audit=audit.run if audit is not None else _idle,
             registry=self._flush_registry,
             software=self.software,
-            twins=TwinKeeper(registry, keystore, self.stand_in).run,
             slots=slots,
             record_keys=self.keyring.record_token,
+            watchers=self._watchers(audit, TwinKeeper(registry, keystore, self.stand_in)),
+            interfaces=self._interfaces(endpoint),
             clock=clock,
             on_event=hub,
+        )
+
+    # ---- what watches ----
+
+    def _watchers(self, audit: AuditLog | None, twins: TwinKeeper) -> dict[str, Body]:
+        watchers: dict[str, Body] = {"twins": twins.run}
+        options = self.config.audit
+        if audit is not None and options.checkpoint_key is not None:
+            key = options.checkpoint_key
+
+            async def sign(digest: bytes) -> Signature:
+                request = SignRequest.hash(digest, key, caller="audit checkpoint")
+                signed = await self.signer.sign(request)
+                assert isinstance(signed, Signature)  # noqa: S101 - the operation decides the type
+                return signed
+
+            watchers["checkpoints"] = Checkpoints(audit, sign, interval=options.checkpoint_interval).run
+        watchers["alerts"] = self.watch.alerts.run
+        watchers["health"] = self.watch.health.run
+        return watchers
+
+    def _interfaces(self, endpoint: Endpoint | None) -> dict[str, Body]:
+        if endpoint is None:
+            return {}
+        return {"metrics": partial(endpoint.serve, self.meters.pages(self.watch.health.report))}
+
+    def _sources(self, audit: AuditLog | None) -> Sources:
+        syncs = self.config.audit.fsync is not Fsync.NEVER
+        return Sources(
+            status=self.status,
+            list_keys=self.registry.list,
+            audit=lambda: audit_state(audit, syncs=syncs, now=datetime.now(UTC)),
+            health=lambda: {one.name: one.status.score for one in self.watch.health.report().components},
+            alerts=lambda: [alert.cause for alert in self.watch.alerts.alerts()],
+        )
+
+    def status(self) -> ServiceStatus:
+        """Return what the service has and does at this moment."""
+        return ServiceStatus(
+            accepting=not self.gate.closed,
+            under_way=self.gate.inside,
+            keys=len(self.registry),
+            slots=tuple(slot_status(slot) for slot in self.slots),
+            software=self.software.stats(),
+            routes=evolve(self.router.stats),
         )
 
     async def _flush_registry(self, ctx: ChildContext) -> None:
@@ -109,8 +181,10 @@ class Assembly:
             await ctx.clock.sleep(_FLUSH_INTERVAL)
             try:
                 await self.registry.flush()
+                self._registry_trouble = None
             except RegistryError as error:  # counters are kept and written later: no reason to sign nothing meanwhile
                 _log.error("use counters not written", error=str(error))
+                self._registry_trouble = str(error)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -118,6 +192,7 @@ class Assembly:
         try:
             async with self._tree.running():
                 await self.journal.write(AuditRecord(event=AuditEvent.START, outcome=AuditOutcome.DONE))
+                await record_configuration(self.journal, self.config)
                 await self._settle()
                 try:
                     yield
@@ -171,10 +246,19 @@ async def assembled(config: Config, *, environ: Mapping[str, str], clock: Clock)
         audit = None
         if config.audit.enabled:
             options = config.audit
-            audit = AuditLog.open(config.audit_directory, fsync=options.fsync, fsync_interval=options.fsync_interval)
+            audit = AuditLog.open(
+                config.audit_directory,
+                fsync=options.fsync,
+                fsync_interval=options.fsync_interval,
+                max_segment_size=options.max_segment_size,
+                max_segment_age=options.max_segment_age,
+            )
             stack.callback(audit.close)
         registry = await stack.enter_async_context(KeyRegistry.open(config.state_dir / "registry.sqlite3"))
-        parts = Assembly(config, registry, audit, slots, hub=hub, clock=clock)
+        endpoint = None
+        if config.monitoring.metrics.port is not None:
+            endpoint = await stack.enter_async_context(listening(config.monitoring.metrics))
+        parts = Assembly(config, registry, audit, slots, hub=hub, endpoint=endpoint, clock=clock)
         await stack.enter_async_context(parts.running())
         yield parts
 

@@ -12,6 +12,8 @@ from manahsm.audit.records import AuditEvent, AuditOutcome, AuditRecord
 from manahsm.config.model import Config
 from manahsm.config.slots import read_pin_again
 from manahsm.errors import InvalidRequest
+from manahsm.monitoring.alert_rules import Alert
+from manahsm.monitoring.alerts import AlertManager
 from manahsm.signing.slot import Slot, SlotPhase
 from manahsm.signing.stand_in import StandIn
 from supervisors import IllegalTransition
@@ -71,6 +73,12 @@ class Operators:
         """Take the permission back; see ``Service.withdraw_fallback``."""
         await self._record("withdraw_fallback", None)
         self._stand_in.withdraw()
+
+    async def resolve_alert(self, alerts: AlertManager, alert_id: str) -> Alert:
+        """Say that an alert is dealt with; see ``Service.resolve_alert``."""
+        alert = alerts.find(alert_id)
+        await self._record("resolve_alert", None, f"{alert.component}: {alert.message}")
+        return alerts.resolve(alert_id)
 
     def _slot(self, name: str) -> Slot:
         slot = self._slots.get(name)

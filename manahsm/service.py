@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 import anyio
-from attrs import evolve
 
 from manahsm import channel
 from manahsm.assembly import Assembly, assembled
@@ -23,6 +22,10 @@ from manahsm.config.model import Config
 from manahsm.errors import InvalidRequest, ManaHSMError
 from manahsm.ethereum.signatures import address_of, parse_private_key, public_key_of
 from manahsm.logs import get_logger
+from manahsm.monitoring.alert_rules import Alert
+from manahsm.monitoring.performance import PerformanceMetrics
+from manahsm.monitoring.stats import ServiceStats
+from manahsm.monitoring.values import HealthReport
 from manahsm.requests import (
     Backend,
     KeyInfo,
@@ -38,7 +41,7 @@ from manahsm.requests import (
 )
 from manahsm.signing.payloads import Signed
 from manahsm.signing.slot import SlotPhase
-from manahsm.status import ServiceStatus, slot_status
+from manahsm.status import ServiceStatus
 from supervisors import SYSTEM_CLOCK, Clock
 
 __all__ = ["Service", "open_service"]
@@ -392,14 +395,48 @@ class Service:
 
     async def status(self) -> ServiceStatus:
         """Return what the service has and does at this moment."""
-        return ServiceStatus(
-            accepting=not self._gate.closed,
-            under_way=self._gate.inside,
-            keys=len(self._registry),
-            slots=tuple(slot_status(slot) for slot in self._slots),
-            software=self._parts.software.stats(),
-            routes=evolve(self._parts.router.stats),
-        )
+        return self._parts.status()
+
+    async def health(self) -> HealthReport:
+        """Return how the service and each of its components are, by the last health checks."""
+        return await self._parts.watch.health.health()
+
+    async def trigger_health_check(self, component: str | None = None) -> HealthReport:
+        """Look at one component, or all of them, now.
+
+        Raises:
+            InvalidRequest: there is no such component.
+        """
+        return await self._parts.watch.health.trigger(component)
+
+    async def alerts(self, *, resolved: bool = False) -> list[Alert]:
+        """Return the open alerts, oldest first; with ``resolved``, the last resolved ones before them."""
+        return list(self._parts.watch.alerts.alerts(resolved=resolved))
+
+    async def resolve_alert(self, alert_id: str) -> Alert:
+        """Say that an alert is dealt with; while its cause lasts it stays silent.
+
+        Raises:
+            InvalidRequest: no open alert has this id.
+        """
+        return await self._parts.operators.resolve_alert(self._parts.watch.alerts, alert_id)
+
+    def performance_metrics(self) -> PerformanceMetrics:
+        """Return operations a second, error rates and response times by component and window."""
+        return self._parts.meters.performance()
+
+    def stats(self) -> ServiceStats:
+        """Return what was counted since the start."""
+        return self._parts.meters.stats()
+
+    def prometheus_metrics(self) -> str:
+        """Return all metrics in the text format of Prometheus."""
+        return self._parts.meters.text()
+
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Where the metrics endpoint listens, if it does."""
+        return self._parts.metrics_address
 
     async def filled(self) -> None:
         """Wait until every slot that is up has all its sessions, at most as long as one call may take."""

@@ -11,7 +11,12 @@
     │       ├── pool                 adopts hosts that are ready; starts overflow workers
     │       ├── hosts (one_for_one)  host-0, host-1, ...: one process each
     │       └── workers (one_for_one) worker-0, ...: one session each; overflow-0, ... while callers wait
-    └── twins                        unlocks software twins ahead of need
+    ├── watch (one_for_one)
+    │   ├── twins                    unlocks software twins ahead of need
+    │   ├── checkpoints              signs the end of the audit log at intervals
+    │   └── alerts, health           the alert manager and the health monitor
+    └── interfaces (one_for_one)
+        └── metrics                  the HTTP endpoint
 
 Two rules shape it. A token that is absent, broken or latched is ordinary: nothing below ``slots`` ever takes the
 service down, so hosts and slots are restarted for ever, with growing delays. And a fault of our own (a bug in the
@@ -21,7 +26,7 @@ sees. A full disk is no fault of ours: the audit log refuses and the use counter
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from manahsm.signing.host_keeper import HostKeeper
 from manahsm.signing.hsm_worker import HSMWorker
@@ -59,9 +64,10 @@ def build_tree(
     audit: Body,
     registry: Body,
     software: Mailbox,
-    twins: Body,
     slots: Sequence[Slot],
     record_keys: RecordKeys,
+    watchers: Mapping[str, Body],
+    interfaces: Mapping[str, Body],
     clock: Clock,
     on_event: OnEvent,
 ) -> Supervisor:
@@ -71,8 +77,9 @@ def build_tree(
         audit: body of the task that syncs the audit log.
         registry: body of the task that flushes the registry.
         software: mailbox of the software worker.
-        twins: body of the task that unlocks software twins.
         slots: one subtree each.
+        watchers: bodies of tasks that look after what is above, by name; a crash of one touches no other.
+        interfaces: bodies of tasks that the world talks to, by name.
         record_keys: told what a token holds when its slot comes up.
         clock: the time of every timer in the tree.
         on_event: told of every start, exit and restart.
@@ -85,6 +92,17 @@ def build_tree(
         clock=clock,
         on_event=on_event,
     )
+
+    def independent(name: str, bodies: Mapping[str, Body]) -> ChildSpec:
+        return Supervisor(
+            name,
+            [ChildSpec(task, body) for task, body in bodies.items()],
+            intensity=Intensity(restarts=10, within=60.0),
+            backoff=WORKER_BACKOFF,
+            clock=clock,
+            on_event=on_event,
+        ).spec()
+
     return Supervisor(
         "manahsm",
         [
@@ -92,7 +110,8 @@ def build_tree(
             ChildSpec("registry", registry),
             ChildSpec("software", SoftwareWorker(software).run, on_exit=_give_back(software, "software")),
             slots_tree.spec(),
-            ChildSpec("twins", twins, restart=Restart.TRANSIENT),
+            independent("watch", watchers),
+            independent("interfaces", interfaces),
         ],
         strategy=Strategy.REST_FOR_ONE,
         intensity=Intensity(restarts=5, within=60.0),
@@ -104,7 +123,7 @@ def build_tree(
 def _slot_tree(slot: Slot, record_keys: RecordKeys, clock: Clock, on_event: OnEvent) -> Supervisor:
     pool = slot.config.connection_pool
     hosts = Supervisor(
-        "hosts",
+        f"hosts of {slot.name}",
         [ChildSpec(f"host-{n}", HostKeeper(slot).run, shutdown=HOST_SHUTDOWN) for n in range(slot.processes)],
         intensity=Intensity.unlimited(),
         backoff=HOST_BACKOFF,
@@ -112,7 +131,7 @@ def _slot_tree(slot: Slot, record_keys: RecordKeys, clock: Clock, on_event: OnEv
         on_event=on_event,
     )
     workers = Supervisor(
-        "workers",
+        f"workers of {slot.name}",
         [
             ChildSpec(f"worker-{n}", HSMWorker(slot).run, on_exit=_give_back(slot.mailbox, f"worker-{n}"))
             for n in range(pool.size)

@@ -91,7 +91,10 @@ def _noted(directory: Path, chain: Chain) -> list[Head]:
     except ValueError as error:
         chain.note(f"{error}: whether the last records are missing can not be told from it")
         return []
-    except OSError:  # the log is no better, and reading it will say so
+    except OSError as error:
+        chain.note(
+            f"{HEAD_FILE} can not be read ({error.strerror}): whether the last records are missing can not be told"
+        )
         return []
     if noted is None:
         chain.note(f"there is no {HEAD_FILE}: whether the last records are missing can not be told from it")

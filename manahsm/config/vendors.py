@@ -2,7 +2,7 @@
 
 The one thing to know: a profile only supplies defaults, and only SoftHSM's was ever tried on the real thing. All of it
 can be overridden by configuration, because vendors move files and change limits between releases. What the other
-profiles know comes from the vendors' documentation, sources and bug reports. It is tested against a module that emulates
+profiles know comes from the vendors' documentation, sources and bug reports. It is tested against a module with
 their quirks over SoftHSM (``tests/faults/test_vendor_profiles.py``), which proves that we keep to what we believe.
 """
 

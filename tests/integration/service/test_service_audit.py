@@ -131,6 +131,7 @@ async def test_every_change_to_keys_has_its_record(tmp_path: Path) -> None:
     records = [(record["event"], record["outcome"]) for record in audit_records(tmp_path)]
     assert records == [
         ("start", "done"),
+        ("configuration", "done"),
         ("generate_key", "done"),
         ("import_key", "done"),
         ("assign_role", "done"),
@@ -139,7 +140,7 @@ async def test_every_change_to_keys_has_its_record(tmp_path: Path) -> None:
         ("generate_key", "failed"),
         ("stop", "done"),
     ]
-    rotated = audit_records(tmp_path)[4]
+    rotated = audit_records(tmp_path)[5]
     assert (rotated["key_id"], made.key_id != new.key_id) == (new.key_id, True)
 
 

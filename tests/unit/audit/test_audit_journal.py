@@ -142,6 +142,14 @@ async def test_a_record_that_is_lost_still_leaves_its_lines(
     assert [line.split(" event_type")[0] for line in heard] == ["audit record lost", "HSM_AUDIT", "SIGNING_AUDIT"]
 
 
+async def test_what_is_no_signature_leaves_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="manahsm.audit")
+    log = AuditLog.open(tmp_path)
+    await Journal(log, required=True).write(AuditRecord(event=AuditEvent.START))
+    log.close()
+    assert [entry.getMessage() for entry in caplog.records] == ["HSM_AUDIT: key=- operation=start result=success"]
+
+
 async def test_what_is_refused_because_it_can_not_be_recorded_is_not_said_to_be_signed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

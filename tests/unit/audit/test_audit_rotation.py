@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from audit_samples import a_record, make_log
 
 from manahsm.audit.log import AuditLog
 from manahsm.audit.noted import HEAD_FILE, note_head, noted_head
-from manahsm.audit.records import Head
+from manahsm.audit.records import GENESIS, Head
 from manahsm.audit.segments import segments
 from manahsm.audit.verify import verify
 from manahsm.config.model import Fsync
@@ -103,6 +104,16 @@ def test_a_segment_whose_beginning_was_edited_is_not_written_any_further(tmp_pat
     log.append(a_record(3))
     log.close()
     assert names(tmp_path) == [f"audit-{seq:012d}.jsonl" for seq in (1, 3)]
+
+
+def test_a_segment_whose_first_time_is_no_time_is_not_written_any_further(tmp_path: Path) -> None:
+    body = b'{"seq":1,"time":"noon","prev":"%b","event":"start"' % GENESIS.hash.encode()
+    line = body + b',"hash":"' + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
+    (tmp_path / "audit-000000000001.jsonl").write_bytes(line)
+    log = AuditLog.open(tmp_path)
+    log.append(a_record(2))
+    log.close()
+    assert names(tmp_path) == [f"audit-{seq:012d}.jsonl" for seq in (1, 2)]
 
 
 @pytest.mark.parametrize("fsync", Fsync)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -259,11 +260,22 @@ def test_without_its_note_missing_last_records_are_not_found_and_the_report_says
     assert "whether the last records are missing can not be told" in report.notes[0]
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense", b"1:" + b"a" * 64, b"\xff" * 86, b"0" * 20 + b":" + b"g" * 65])
+@pytest.mark.parametrize(
+    "content", [b"", b"nonsense", b"1:" + b"a" * 64, b"\xff" * 86, b"0" * 20 + b":" + b"g" * 64 + b"\n"]
+)
 def test_a_damaged_note_is_told(content: bytes, sound: Files, place: Path) -> None:
     report = verify(write_log(place, sound | {HEAD_FILE: content}))
     assert report.failure is None
     assert report.notes[0].startswith(f"{HEAD_FILE} does not hold")
+
+
+def test_a_note_that_can_not_be_read_is_told(sound: Files, place: Path) -> None:
+    write_log(place, {name: sound[name] for name in segments_of(sound)})
+    (place / HEAD_FILE).mkdir()
+    report = verify(place)
+    (place / HEAD_FILE).rmdir()
+    assert report.failure is None
+    assert report.notes[0].startswith(f"{HEAD_FILE} can not be read (Is a directory)")
 
 
 def test_a_head_that_was_noted_elsewhere_must_be_in_the_log(sound: Files, place: Path) -> None:
@@ -388,6 +400,12 @@ def test_a_checkpoint_that_fits_nothing_is_found(tmp_path: Path, record: AuditRe
     failure = checked(tmp_path, record).failure
     assert failure is not None
     assert (failure.fault, failure.seq) == (Fault.CHECKPOINT, 11)
+
+
+def test_a_checkpoint_that_says_nothing_of_the_kind_is_found(place: Path) -> None:
+    body = b'{"seq":1,"time":"","prev":"%b","event":"checkpoint","summary":[1]' % GENESIS.hash.encode()
+    line = body + b',"hash":"' + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
+    assert failure_of(place, {"audit-000000000001.jsonl": line}) == (Fault.CHECKPOINT, 1)
 
 
 def resigned(files: Files, head: Head, key: PrivateKey | None, signature: str | None = None) -> Files:

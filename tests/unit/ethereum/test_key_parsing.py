@@ -71,8 +71,8 @@ def test_every_form_that_old_code_passes_is_the_same_key(form: Any) -> None:
         None,
         1.0,
         [KEY],
-        object(),
-        type("HasKey", (), {"key": "text", "secret": None, "to_bytes": 5})(),
+        pytest.param(object(), id="object()"),
+        pytest.param(type("HasKey", (), {"key": "text", "secret": None, "to_bytes": 5})(), id="HasKey()"),
     ],
     ids=repr,
 )

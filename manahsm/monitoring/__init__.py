@@ -1,0 +1,1 @@
+"""Knowing how the service is: health checks, alerts and where they go, metrics."""

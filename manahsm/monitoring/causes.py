@@ -1,0 +1,248 @@
+"""Everything that can be wrong, in one table: what it is called, how bad it is, and when it is worth an alert.
+
+The one thing to know: a :class:`Cause` is the identity of an alert. There is at most one open alert for a component
+and a cause, so a message never holds numbers; those are in the detail of what was found. ``docs/operations.md`` says
+for each of them what it means and what to do, and a test compares the two.
+
+Thresholds and messages of the load causes are those of the original; its rules on status ("Component degraded",
+"Component unhealthy") follow from the findings here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from types import MappingProxyType
+
+from attrs import frozen
+
+__all__ = ["CAUSES", "Cause", "Cleared", "HealthStatus", "Severity", "worst"]
+
+_HOUR = 3600.0
+
+
+class HealthStatus(StrEnum):
+    """How well a component is."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    """It works, and somebody should look."""
+    UNHEALTHY = "unhealthy"
+    """It does not do what it is for."""
+
+    @property
+    def score(self) -> float:
+        """1 for healthy, 0.5 for degraded, 0 for unhealthy: the values of ``mana_hsm_component_health``."""
+        return _SCORES[self]
+
+
+_SCORES = {HealthStatus.HEALTHY: 1.0, HealthStatus.DEGRADED: 0.5, HealthStatus.UNHEALTHY: 0.0}
+
+
+def worst(statuses: Iterable[HealthStatus]) -> HealthStatus:
+    """The worst of some statuses; healthy where there is none."""
+    return min(statuses, key=lambda status: status.score, default=HealthStatus.HEALTHY)
+
+
+class Severity(StrEnum):
+    """How urgent an alert is."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+class Cleared(StrEnum):
+    """How it is known that a cause has ended."""
+
+    BY_LOOKING = "by_looking"
+    """The next health check does not find it."""
+    BY_EVENT = "by_event"
+    """Something says so."""
+    BY_TIME = "by_time"
+    """It is news, and old after a while."""
+
+
+@frozen(kw_only=True)
+class Cause:
+    """One thing that can be wrong with a component.
+
+    Attributes:
+        name: lower case with underscores; the label of metrics and the ``cause`` of alerts.
+        severity: of its alert.
+        status: of a component with it.
+        message: of its alert and of the component.
+        bad: so many bad looks in a row, at intervals, raise the alert.
+        good: so many good looks in a row, at intervals, resolve it.
+        cleared: how its end is known.
+        lasts: seconds until it is old, where it is cleared by time.
+        error_rate: its alert is an option (``monitoring.alert_on_errors``).
+        obscures: while it is found, nothing is known of the other causes at the component.
+    """
+
+    name: str
+    severity: Severity
+    status: HealthStatus
+    message: str
+    bad: int = 1
+    good: int = 1
+    cleared: Cleared = Cleared.BY_LOOKING
+    lasts: float | None = None
+    error_rate: bool = False
+    obscures: bool = False
+
+
+def _critical(name: str, message: str, *, bad: int = 1, good: int = 1, error_rate: bool = False) -> Cause:
+    return Cause(
+        name=name,
+        severity=Severity.CRITICAL,
+        status=HealthStatus.UNHEALTHY,
+        message=message,
+        bad=bad,
+        good=good,
+        error_rate=error_rate,
+    )
+
+
+def _warning(
+    name: str,
+    message: str,
+    *,
+    status: HealthStatus = HealthStatus.DEGRADED,
+    bad: int = 1,
+    good: int = 1,
+    error_rate: bool = False,
+) -> Cause:
+    return Cause(
+        name=name,
+        severity=Severity.WARNING,
+        status=status,
+        message=message,
+        bad=bad,
+        good=good,
+        error_rate=error_rate,
+    )
+
+
+def _news(name: str, severity: Severity, message: str, lasts: float) -> Cause:
+    return Cause(
+        name=name,
+        severity=severity,
+        status=HealthStatus.HEALTHY,
+        message=message,
+        cleared=Cleared.BY_TIME,
+        lasts=lasts,
+    )
+
+
+# ---- pkcs11:SLOT ----
+
+CONNECTIVITY_LOST = _critical("connectivity_lost", "HSM connectivity lost")
+LATCHED = _critical("latched", "Slot latched")
+WRONG_SIGNATURE = _critical("wrong_signature", "Token signs wrongly")
+DOES_NOT_SIGN = _critical("does_not_sign", "Token does not sign")
+BREAKER_OPEN = _warning("breaker_open", "Circuit breaker open", status=HealthStatus.UNHEALTHY)
+FORCED_OPEN = _warning("forced_open", "Slot closed by an operator", status=HealthStatus.UNHEALTHY)
+FORCED_CLOSED = _warning("forced_closed", "Circuit breaker held closed by an operator")
+CONNECTING = Cause(
+    name="connecting",
+    severity=Severity.WARNING,
+    status=HealthStatus.DEGRADED,
+    message="Slot not connected yet",
+    bad=2,
+    obscures=True,
+)
+ON_PROBATION = Cause(
+    name="on_probation",
+    severity=Severity.INFO,
+    status=HealthStatus.DEGRADED,
+    message="Slot on probation",
+    bad=2,
+)
+HOSTS_MISSING = _warning("hosts_missing", "Host processes missing", bad=2)
+SESSIONS_MISSING = _warning("sessions_missing", "Sessions missing", bad=2)
+SESSIONS_BREAK = _warning("sessions_break", "Sessions keep breaking", good=2)
+WRONG_PIN_TRIED = _warning("wrong_pin_tried", "A wrong PIN was tried")
+LAST_PIN_TRY = Cause(
+    name="last_pin_try",
+    severity=Severity.CRITICAL,
+    status=HealthStatus.DEGRADED,
+    message="One wrong PIN locks the token",
+)
+PIN_LOCKED = Cause(
+    name="pin_locked",
+    severity=Severity.CRITICAL,
+    status=HealthStatus.DEGRADED,
+    message="PIN locked",
+)
+CANARY_UNUSABLE = _warning("canary_unusable", "Canary key can not be used")
+
+# ---- signing_service, and response times of tokens ----
+
+RESPONSE_HIGH = _critical("response_time_high", "High response time", bad=2, good=2)
+RESPONSE_ELEVATED = _warning("response_time_elevated", "Elevated response time", bad=2, good=2)
+ERRORS_CRITICAL = _critical("error_rate_critical", "Critical error rate", good=2, error_rate=True)
+ERRORS_HIGH = _warning("error_rate_high", "High error rate", good=2, error_rate=True)
+QUEUE_FULL = _critical("queue_full", "Queue critically full", good=2)
+QUEUE_FILLING = _warning("queue_filling", "Queue filling up", good=2)
+POOL_EXHAUSTED = _critical("pool_exhausted", "Connection pool exhausted", good=2)
+POOL_PRESSURE = _warning("pool_pressure", "Connection pool under pressure", good=2)
+STAND_IN = Cause(
+    name="stand_in",
+    severity=Severity.INFO,
+    status=HealthStatus.HEALTHY,
+    message="Software stands in for a token",
+    cleared=Cleared.BY_EVENT,
+)
+
+# ---- audit ----
+
+AUDIT_UNAVAILABLE = _critical("audit_unavailable", "Audit log unavailable")
+AUDIT_INCOMPLETE = _warning("audit_incomplete", "Audit log incomplete")
+
+# ---- key_manager ----
+
+REGISTRY_TROUBLE = _warning("registry_trouble", "Key registry can not be written")
+KEYFILES_MISSING = _warning("keyfiles_missing", "Keystore files missing")
+KEYSTORE_LOCKED = _warning("keystore_locked", "Software keys can not be unlocked")
+CANARY_UNKNOWN = _warning("canary_unknown", "Canary key not registered")
+
+# ---- config_manager ----
+
+WITHOUT_EFFECT = Cause(
+    name="without_effect",
+    severity=Severity.INFO,
+    status=HealthStatus.HEALTHY,
+    message="Settings without effect",
+)
+CONFIGURATION_CHANGED = _news("configuration_changed", Severity.INFO, "Configuration changed", _HOUR)
+
+# ---- any component; alert_manager ----
+
+CHECK_FAILED = Cause(
+    name="check_failed",
+    severity=Severity.CRITICAL,
+    status=HealthStatus.UNHEALTHY,
+    message="Component unhealthy",
+    obscures=True,
+)
+STORE_DAMAGED = _news("store_damaged", Severity.WARNING, "Stored alerts damaged", 24 * _HOUR)
+STORE_TROUBLE = Cause(
+    name="store_trouble",
+    severity=Severity.WARNING,
+    status=HealthStatus.DEGRADED,
+    message="Alerts can not be stored",
+    cleared=Cleared.BY_EVENT,
+)
+SINK_TROUBLE = Cause(
+    name="sink_trouble",
+    severity=Severity.WARNING,
+    status=HealthStatus.DEGRADED,
+    message="Alerts can not be delivered",
+    cleared=Cleared.BY_EVENT,
+)
+
+CAUSES: Mapping[str, Cause] = MappingProxyType(
+    {cause.name: cause for cause in tuple(globals().values()) if isinstance(cause, Cause)}
+)
+"""All of them, by name."""

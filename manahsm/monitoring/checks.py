@@ -1,0 +1,224 @@
+"""What is looked at: one class a component. Each looks, within a time, and leaves the verdict to pure rules.
+
+The one thing to know: a check asks and never waits for ever. It is cancelled when its time is over, keeps nothing that
+belongs to callers, and does to a token only what a worker would do that saw the same.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import anyio.to_thread
+
+from manahsm.config.model import Config
+from manahsm.keys.registry import KeyRegistry
+from manahsm.monitoring.canary import CanaryKey
+from manahsm.monitoring.components import AUDIT, CONFIG_MANAGER, KEY_MANAGER, SIGNING_SERVICE
+from manahsm.monitoring.health_rules import judge_audit, judge_configuration, judge_keys, judge_signing
+from manahsm.monitoring.traffic import SLICES, Load, LoadWindow, Traffic
+from manahsm.monitoring.values import Observation
+from manahsm.requests import Backend, KeyState
+from manahsm.signing.observed import SignEnded
+from manahsm.signing.pool import sessions_allowed
+from manahsm.signing.slot import Slot, SlotPhase
+from supervisors import Clock, Mailbox
+
+__all__ = [
+    "AuditCheck",
+    "Check",
+    "ConfigurationCheck",
+    "KeyCheck",
+    "SigningCheck",
+    "Wake",
+    "slot_load",
+]
+
+Wake = Callable[[], None]
+
+
+class Check(ABC):
+    """How one component is looked at.
+
+    Attributes:
+        component: its name.
+    """
+
+    component: str
+
+    @abstractmethod
+    async def look(self) -> Observation:
+        """Look at it now. May be cancelled anywhere, and must not raise for what is wrong with the component."""
+
+    async def watch(self, wake: Wake) -> None:  # noqa: B027 - most have nothing to watch for
+        """Run beside the checks, and call ``wake`` when it should be looked at again at once."""
+
+
+class SigningCheck(Check):
+    """Response times, errors, queues and pools, over a window.
+
+    Args:
+        slots: every configured slot.
+        software: mailbox of the software worker.
+        config: for its thresholds.
+        clock: whose time the window is.
+    """
+
+    component = SIGNING_SERVICE
+
+    def __init__(self, slots: Sequence[Slot], software: Mailbox, config: Config, clock: Clock) -> None:
+        self._slots = tuple(slots)
+        self._software = software
+        self._thresholds = config.monitoring.thresholds
+        self._clock = clock
+        self._traffic = Traffic(self._thresholds.window)
+        self._loads = {name: LoadWindow() for name in (*(slot.name for slot in slots), "software")}
+
+    def note(self, event: SignEnded) -> None:
+        """Count a request that has ended."""
+        self._traffic.note(event.outcome, event.duration, self._clock.now())
+
+    async def watch(self, wake: Wake) -> None:
+        """Sample the load."""
+        del wake
+        while True:
+            for slot in self._slots:
+                self._loads[slot.name].note(slot_load(slot))
+            self._loads["software"].note(Load(queue=len(self._software)))
+            await self._clock.sleep(self._thresholds.window / SLICES)
+
+    async def look(self) -> Observation:
+        """Judge what was counted."""
+        counts = self._traffic.counts(self._clock.now())
+        loads = {name: window.mean for name, window in self._loads.items()}
+        return Observation(
+            judge_signing(counts, loads, self._thresholds),
+            {
+                "window": self._thresholds.window,
+                "signed": counts.signed,
+                "failed": counts.failed,
+                "error_rate": round(counts.error_rate, 4),
+                "mean_response_time": round(counts.mean, 6),
+                "slowest_response_time": round(counts.slowest, 6),
+                **{f"queue:{name}": round(load.queue, 2) for name, load in loads.items()},
+                **{f"pool_use:{name}": round(loads[name].use, 3) for name in loads if name != "software"},
+            },
+        )
+
+
+def slot_load(slot: Slot) -> Load:
+    """How much is asked of a slot now. One that is not up has no sessions to use.
+
+    Its pool is used up when requests wait and no more sessions can be opened, however many the configuration allows.
+    """
+    waiting = len(slot.mailbox)
+    if slot.phase is not SlotPhase.UP:
+        return Load(queue=waiting)
+    most = min(slot.pool.size + slot.pool.max_overflow, sum(sessions_allowed(host.info) for host in slot.pool.hosts))
+    if waiting and not slot.mailbox.waiting_receivers and not slot.pool.may_overflow:
+        return Load(queue=waiting, use=1.0)
+    return Load(queue=waiting, use=min(1.0, slot.pulse.busy / most) if most else 0.0)
+
+
+class AuditCheck(Check):
+    """Whether the audit log can be written.
+
+    Args:
+        trouble: why it can not, or ``None``; the log knows by itself when it is well again.
+        config: whether there is one, and how much depends on it.
+    """
+
+    component = AUDIT
+
+    def __init__(self, trouble: Callable[[], str | None], config: Config) -> None:
+        self._trouble = trouble
+        self._config = config
+
+    async def look(self) -> Observation:
+        """Ask the log."""
+        required = self._config.security_policy.audit_all_operations
+        trouble = self._trouble()
+        return Observation(
+            judge_audit(trouble, required=required),
+            {
+                "enabled": self._config.audit.enabled,
+                "required": required,
+                "directory": str(self._config.audit_directory),
+            },
+        )
+
+
+class KeyCheck(Check):
+    """Whether the registry can be written, and what software keys need is there.
+
+    Args:
+        registry: of keys.
+        registry_trouble: why it could not be written lately, or ``None``.
+        canary: ``monitoring.canary_key``.
+        config: where keystore files are, and whether they can be opened.
+    """
+
+    component = KEY_MANAGER
+
+    def __init__(
+        self, registry: KeyRegistry, registry_trouble: Callable[[], str | None], canary: CanaryKey, config: Config
+    ) -> None:
+        self._registry = registry
+        self._registry_trouble = registry_trouble
+        self._canary = canary
+        self._directory = config.keystore_directory
+        self._has_passphrase = config.keystore.passphrase_file is not None
+        self._looking = False
+
+    async def look(self) -> Observation:
+        """Ask the registry, and look for files."""
+        keys = self._registry.list(state=KeyState.ACTIVE)
+        in_software = [key.key_id for key in keys if key.backend is Backend.SOFTWARE or key.software_twin]
+        missing = await self._without_file(in_software)
+        findings = judge_keys(
+            registry_trouble=self._registry_trouble(),
+            missing_files=missing,
+            locked=0 if self._has_passphrase else len(in_software),
+            unknown_canary=self._canary.problem(),
+        )
+        return Observation(
+            findings,
+            {
+                "keys": len(keys),
+                "keys_in_software": len(in_software),
+                "keys_without_role": sum(key.role is None for key in keys),
+            },
+        )
+
+    async def _without_file(self, key_ids: Sequence[str]) -> list[str]:
+        """Return those whose file is not there; a file system that hangs holds one thread, and not one a check."""
+        if not key_ids:
+            return []
+        if self._looking:
+            raise TimeoutError
+
+        def look() -> list[str]:
+            try:
+                return [key_id for key_id in key_ids if not (self._directory / f"{key_id}.json").is_file()]
+            finally:
+                self._looking = False
+
+        self._looking = True
+        return await anyio.to_thread.run_sync(look, abandon_on_cancel=True)
+
+
+class ConfigurationCheck(Check):
+    """Whether every setting does something.
+
+    Args:
+        config: the configuration in force.
+    """
+
+    component = CONFIG_MANAGER
+
+    def __init__(self, config: Config) -> None:
+        self._notices = config.not_in_force()
+
+    async def look(self) -> Observation:
+        """Say again what was found at the start: it does not change."""
+        return Observation(judge_configuration(self._notices), {"notices": len(self._notices)})

@@ -185,3 +185,9 @@ def test_panels_have_numbers_of_their_own_and_do_not_overlap() -> None:
 )
 def test_a_wrong_expression_would_be_found(expression: str, fault: str) -> None:
     assert faults_of(expression) == [fault]
+
+
+def test_the_operations_page_explains_every_cause() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+
+    assert [name for name in CAUSES if f"`{name}`" not in page] == []

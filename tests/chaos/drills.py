@@ -46,8 +46,8 @@ _COMES_BACK_WITHIN = 30.0
 class StandIn(StrEnum):
     """What may sign in the slot's place."""
 
-    SECOND_SLOT = "second slot"
-    TWIN = "software twin"
+    SECOND_SLOT = "slot"
+    TWIN = "twin"
     NOTHING = "nothing"
 
     @property

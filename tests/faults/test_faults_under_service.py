@@ -9,7 +9,7 @@ import anyio
 import pytest
 from p11fault import FaultModule, p11fault
 from p11fault_rules import Crash, Directive, Gone, Replugged, Return, Sessions, SlotOffset, Spoil, Spoiled
-from services import A_PRIVATE_KEY, config_for, digest_of, eventually, recovered_address
+from services import A_PRIVATE_KEY, config_for, digest_of, eventually, host_pids, recovered_address
 from softhsm import SoftHSMToken, softhsm_token
 
 import manahsm
@@ -170,9 +170,10 @@ async def test_a_token_that_comes_back_in_another_slot_is_found_by_label_and_ser
 ) -> None:
     async with manahsm.open_service(config_over(p11fault, tmp_path)) as service:
         key = await imported(service)
-        before = (await service.status()).slots[0].hosts[0].slot_id
+        before, hosts = (await service.status()).slots[0].hosts[0].slot_id, host_pids()
         p11fault.set(Gone())
         assert (await sign(service, key)).backend == "software"
+        await eventually(lambda: not hosts & host_pids())
         p11fault.set(SlotOffset(1000))
         await signs_in_its_token(service, key)
         after = (await service.status()).slots[0].hosts[0].slot_id

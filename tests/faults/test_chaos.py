@@ -296,4 +296,4 @@ def test_a_drill_that_failed_is_told_in_a_table_that_fits() -> None:
     bad.failed["hsm_unavailable"] = 3
     text = drill_report.as_text([good, bad], "asyncio")
     assert max(map(len, text.splitlines())) <= WIDTH
-    assert "CKR_DEVICE_REMOVED, second slot: 3 requests failed" in text
+    assert "CKR_DEVICE_REMOVED, slot: 3 requests failed" in text

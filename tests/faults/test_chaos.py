@@ -291,7 +291,7 @@ def test_a_record_that_was_edited_is_noticed(book: Book) -> None:
 
 
 def test_a_drill_that_failed_is_told_in_a_table_that_fits() -> None:
-    good = DrillReport("hang in C_Sign", StandIn.TWIN, signed=1_000_000, diverted_after=0.4, recovered_after=29.0)
+    good = DrillReport("hang in C_Sign", StandIn.TWIN, signed=100_000, diverted_after=0.4, recovered_after=29.0)
     bad = DrillReport("CKR_DEVICE_REMOVED", StandIn.SECOND_SLOT, slowest=2.5, faults=["3 requests failed"])
     bad.failed["hsm_unavailable"] = 3
     text = drill_report.as_text([good, bad], "asyncio")

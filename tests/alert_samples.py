@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -65,6 +65,10 @@ class RecordingSink(Sink):
 
     def __init__(self) -> None:
         self.offered: list[Alert] = []
+        self.restored: list[Alert] = []
+
+    def restore(self, alerts: Iterable[Alert]) -> None:
+        self.restored.extend(alerts)
 
     def offer(self, alert: Alert) -> None:
         self.offered.append(alert)
@@ -89,7 +93,10 @@ class Receiver:
 def receiver() -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            length = int(self.headers["Content-Length"])
+            body = self.rfile.read(length)
+            if len(body) < length:  # the client has gone
+                return
             if found.silent.is_set():
                 found.wake.wait()
             found.bodies.append(json.loads(body))

@@ -31,6 +31,25 @@ class _TryAgain(Undelivered):
     """It may be taken later."""
 
 
+class _Body(httpx.AsyncByteStream):
+    """The body of one request, in one piece.
+
+    httpx's own is an asynchronous generator, which trio finds unfinished, and complains of, when a request is cancelled
+    while it is sent.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._left = [content]
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
+
+
 class Poster:
     """Posts JSON to one address.
 
@@ -85,9 +104,12 @@ class Poster:
             raise RuntimeError("not connected")
         try:
             with self._clock.fail_after(self._timeout):
+                request = self._client.build_request("POST", self._url, content=body)
+                request.stream = _Body(body)
                 # Only the status is looked at: what else comes back may be endless.
-                async with self._client.stream("POST", self._url, content=body) as response:
-                    status = response.status_code
+                response = await self._client.send(request, stream=True)
+                status = response.status_code
+                await response.aclose()
         except TimeoutError:
             raise _TryAgain(f"no answer within {self._timeout:g} s") from None
         except httpx.HTTPError as error:

@@ -33,6 +33,7 @@ __all__ = ["SlotCheck"]
 
 _log = get_logger("manahsm.health")
 
+_NO_HOST = frozenset({"HOST_NOT_RUNNING", "HOST_STOPPED", "HOST_CRASHED"})
 _MOST_BROKEN = 10_000  # broken sessions that are remembered
 
 
@@ -177,7 +178,7 @@ class SlotCheck(Check):
         good = [one for one in said.values() if one.answer is Answer.ANSWERED]
         bad = [one for one in said.values() if one.answer is not Answer.ANSWERED]
         return Probe(
-            answer=good[0].answer if good else bad[0].answer,
+            answer=_combined({one.answer for one in said.values()}),
             detail="; ".join(sorted({one.detail for one in bad})),
             silent=len(bad),
             flags=frozenset().union(*(one.flags for one in good)),
@@ -192,6 +193,8 @@ class SlotCheck(Check):
         try:
             info = await host.token_info()
         except HSMFailure as failure:
+            if failure.outcome.name in _NO_HOST:  # it ended meanwhile, and says nothing of the token
+                return _Said(Answer.NOT_ASKED, str(failure), frozenset(), 0.0)
             self._act(failure, host)
             return _Said(Answer.FAILED, str(failure), frozenset(), 0.0)
         return _Said(Answer.ANSWERED, "", frozenset(info.flags), self._clock.now() - began)
@@ -205,3 +208,9 @@ class SlotCheck(Check):
         if outcome.action in {Action.RESPAWN, Action.FAIL_OVER}:
             self._useless.add(host)
             self._hosts_to_end.notify()
+
+
+def _combined(answers: set[Answer]) -> Answer:
+    """What the answers of all hosts say of their token: one that answers is enough, one that asked counts."""
+    order = (Answer.ANSWERED, Answer.FAILED, Answer.SILENT, Answer.NOT_ASKED)
+    return next(answer for answer in order if answer in answers)

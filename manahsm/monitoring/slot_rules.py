@@ -85,7 +85,7 @@ class SlotView:
 
     Attributes:
         phase, reason, breaker: of the slot, after the probe and the canary.
-        lost: the check before this one found its token gone.
+        lost: the check before this one found its token gone; it is until it has answered, or signed.
         hosts: host processes that are ready.
         hosts_wanted: host processes that there should be.
         sessions: sessions that are open.
@@ -133,7 +133,7 @@ def _fatal(view: SlotView) -> Finding | None:  # noqa: PLR0911 - a table, one ro
             return Finding(causes.CONNECTIVITY_LOST, reason)
         case SlotView(probe=Probe(answer=Answer.FAILED | Answer.SILENT)):
             return Finding(causes.CONNECTIVITY_LOST, probe.detail)
-        case SlotView(phase=SlotPhase.CONNECTING, lost=True):
+        case SlotView(lost=True, probe=Probe(answer=Answer.NOT_ASKED)) if canary.signed is not Signed.RIGHT:
             return Finding(causes.CONNECTIVITY_LOST, reason or "connecting again")
         case SlotView(canary=Canary(signed=Signed.FAILED | Signed.SILENT)):
             return Finding(causes.DOES_NOT_SIGN, canary.detail)

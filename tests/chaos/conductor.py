@@ -54,6 +54,7 @@ class Conductor:
         self._active: dict[str, list[Fault]] = {slot: [] for slot in SLOTS}
         self._begun: Counter[str] = Counter()  # by slot
         self._troubled_until = dict.fromkeys(SLOTS, 0.0)
+        self._may_latch_until = dict.fromkeys(SLOTS, 0.0)
         self.faults: Counter[str] = Counter()
         self.recoveries: defaultdict[str, list[float]] = defaultdict(list)
         self.unlatched: Counter[str] = Counter()
@@ -75,12 +76,12 @@ class Conductor:
         stopped = await self.begin(slot, fault)
         await anyio.sleep(planned.length)
         await self.lift(slot, fault, stopped)
-        begun, lifted = self._begun[slot], time.monotonic()
+        begun, lifted, alone = self._begun[slot], time.monotonic(), not self._active[slot]
         self._troubled_until[slot] = math.inf
         with anyio.move_on_after(_LONGEST_RECOVERY):
             recovered = await self._watch.signed(slot, lifted)
             self._troubled_until[slot] = recovered + _CONVALESCES
-            if begun == self._begun[slot] and not self._active[slot]:  # else it was another fault's recovery
+            if alone and begun == self._begun[slot]:  # else it was another fault's recovery
                 self.recoveries[fault.kind].append(recovered - lifted)
             return
         await self._did_not_recover(slot, fault)
@@ -111,6 +112,8 @@ class Conductor:
         if fault.token_away and not any(other.token_away for other in self._active[slot]):
             token.hide()
         self._active[slot].append(fault)
+        if fault.latches:
+            self._may_latch_until[slot] = math.inf
         if fault.act is not None:
             await self._act(slot, fault.act)
         return await self._strike(slot, fault.blow)
@@ -118,6 +121,8 @@ class Conductor:
     async def lift(self, slot: str, fault: Fault, stopped: set[int]) -> None:
         """End a fault."""
         self._active[slot].remove(fault)
+        if fault.latches and not any(other.latches for other in self._active[slot]):
+            self._may_latch_until[slot] = time.monotonic() + _CONVALESCES
         token, module = self._arena.tokens[slot], self._arena.modules[slot]
         module.lift(*fault.directives)
         self._check_login(slot, fault)
@@ -171,6 +176,9 @@ class Conductor:
             for status in (await self._service.status()).slots:
                 self.hosts_seen.update(host.pid for host in status.hosts)
                 if status.phase is SlotPhase.LATCHED and not self._active[status.name]:
+                    if self._may_latch_until[status.name] < time.monotonic():
+                        detail = f"slot {status.name}: {status.reason}"
+                        self._ledger.violated("a slot latches for a reason", detail, time.monotonic() - self._began)
                     with suppress(manahsm.InvalidRequest):
                         await self._service.unlatch(status.name)
                         self.unlatched[status.name] += 1

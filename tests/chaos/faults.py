@@ -75,6 +75,13 @@ class Fault:
     token_away: bool = False
     act: Act | None = None
 
+    @property
+    def latches(self) -> bool:
+        """Whether it is a reason to take the slot out of use until an operator acts."""
+        return self.kind in _REASONS_TO_LATCH
+
+
+_REASONS_TO_LATCH = frozenset({"error that latches", "wrong signature", "PIN refused"})
 
 # ---- return codes ----
 

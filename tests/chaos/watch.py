@@ -84,7 +84,7 @@ class Watch:
                 self._note(event)
             case SessionEnded(reason=str(reason)):
                 self.discarded[reason] += 1
-            case ChildExited(supervisor="hosts", exit=Crashed()):
+            case ChildExited(supervisor=supervisor, exit=Crashed()) if supervisor.startswith("hosts "):
                 self.host_crashes += 1
             case BreakerStateChanged(breaker=breaker, state=state):
                 self.breakers[state] += 1

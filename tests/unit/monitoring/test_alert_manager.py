@@ -205,6 +205,16 @@ async def test_open_alerts_survive_a_restart_without_being_news(tmp_path: Path) 
     assert second.sink.news == [("latched", "resolved")]
 
 
+async def test_a_sink_that_repeats_what_is_open_goes_on_with_it_after_a_restart(tmp_path: Path) -> None:
+    first = Stage(tmp_path)
+    async with first.running():
+        first.latched()
+
+    second = Stage(tmp_path)
+
+    assert [alert.cause for alert in second.sink.restored] == ["latched"]
+
+
 async def test_a_change_is_on_the_disk_soon_and_not_only_at_the_end(stage: Stage, tmp_path: Path) -> None:
     async with stage.running():
         stage.latched()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from alert_samples import sample_alert
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manahsm.monitoring.alert_rules import Alert, ResolvedBy
@@ -36,6 +36,7 @@ def alerts(draw: st.DrawFn) -> Alert:
     )
 
 
+@settings(deadline=None)  # a disk takes its time
 @given(st.lists(alerts(), max_size=5), st.none() | st.text(max_size=5))
 def test_what_is_stored_is_found_again(tmp_path_factory: pytest.TempPathFactory, kept: list[Alert], name: str) -> None:
     store = AlertStore(tmp_path_factory.mktemp("alerts"), name)
@@ -55,6 +56,7 @@ def test_the_file_is_private(tmp_path: Path) -> None:
     assert store.path.stat().st_mode & 0o077 == 0
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40) | st.sampled_from([b"", b"[" * 5000, b'{"version": 2, "alerts": []}', b'{"version": 1}']))
 def test_whatever_the_file_holds_a_start_is_possible_and_nothing_is_lost(
     tmp_path_factory: pytest.TempPathFactory, content: bytes

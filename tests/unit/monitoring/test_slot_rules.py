@@ -30,6 +30,8 @@ WELL = SlotView(
     canary=Canary(signed=Signed.RIGHT),
 )
 
+UNASKED, SKIPPED = Probe(answer=Answer.NOT_ASKED), Canary(signed=Signed.SKIPPED)
+
 probes = st.builds(
     Probe,
     answer=st.sampled_from(Answer),
@@ -62,7 +64,12 @@ def found(**changes: object) -> list[Cause]:
 
 def test_a_slot_that_is_well_has_no_finding() -> None:
     assert found() == []
-    assert found(canary=Canary(signed=Signed.SKIPPED), probe=Probe(answer=Answer.NOT_ASKED)) == []
+    assert found(canary=SKIPPED, probe=UNASKED) == []
+
+
+def test_a_token_that_was_lost_is_back_when_it_has_answered_or_signed() -> None:
+    assert found(lost=True, canary=SKIPPED) == []
+    assert found(lost=True, probe=UNASKED) == []
 
 
 @pytest.mark.parametrize(
@@ -73,7 +80,8 @@ def test_a_slot_that_is_well_has_no_finding() -> None:
         ({"phase": SlotPhase.DOWN}, causes.CONNECTIVITY_LOST),
         ({"probe": Probe(answer=Answer.FAILED)}, causes.CONNECTIVITY_LOST),
         ({"probe": Probe(answer=Answer.SILENT)}, causes.CONNECTIVITY_LOST),
-        ({"phase": SlotPhase.CONNECTING, "lost": True}, causes.CONNECTIVITY_LOST),
+        ({"lost": True, "probe": UNASKED, "canary": SKIPPED}, causes.CONNECTIVITY_LOST),
+        ({"lost": True, "probe": UNASKED, "canary": SKIPPED, "phase": SlotPhase.CONNECTING}, causes.CONNECTIVITY_LOST),
         ({"canary": Canary(signed=Signed.FAILED)}, causes.DOES_NOT_SIGN),
         ({"canary": Canary(signed=Signed.SILENT)}, causes.DOES_NOT_SIGN),
         ({"breaker": BreakerState.OPEN}, causes.BREAKER_OPEN),

@@ -170,6 +170,7 @@ class HSMWorker:
             case Action.LOGIN_AGAIN:
                 await self._log_in_again(host, generation)
             case Action.RESPAWN:
+                self._slot.let_go(host)
                 await host.stop()  # its keeper starts another
             case Action.FAIL_OVER:
                 await self._drop_all()  # and each keeper's next one looks for the token anew

@@ -25,7 +25,7 @@ from manahsm.hsm.failures import HSMFailure
 from manahsm.requests import KeyInfo
 from manahsm.signing.decisions import may_try_again, refusal, speaks_against_slot
 from manahsm.signing.jobs import HSMJob, Made, SoftwareJob
-from manahsm.signing.slot import Slot
+from manahsm.signing.slot import Slot, SlotPhase
 from manahsm.signing.stand_in import StandIn
 from supervisors import Clock, DeadlinePassed, Mailbox, MailboxClosed, MailboxFull, Poisoned, Reply, Request
 
@@ -265,6 +265,8 @@ class Router:
             return HSMUnavailable(
                 f"slot {slot.name} did not answer within {now - sent:.1f} s: look at its status; nothing was released"
             )
+        if slot.phase is not SlotPhase.UP:
+            return slot.unavailable()  # it was starting all the while
         return _too_late(slot.mailbox)
 
 

@@ -225,6 +225,13 @@ class Slot:
             self._no_session = None
         self._review()
 
+    def let_go(self, host: HostProcess) -> None:
+        """A host is about to be stopped: nothing is sent to it any more, and nothing waits for its end."""
+        for name in [name for name, ready in self.ready_hosts.items() if ready is host]:
+            del self.ready_hosts[name]
+        self.pool.detach(host)
+        self._review()
+
     def start_failed(self, reason: str) -> None:
         """A host could not be started. With no other host, what is queued is refused at once."""
         self._failure = reason

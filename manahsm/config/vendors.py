@@ -1,8 +1,8 @@
 """What is known of each vendor's PKCS#11 module: where it is, what it needs, where it leaves the standard.
 
-The one thing to know: a profile only supplies defaults, and only SoftHSM's was ever tried on the real thing. All of it
-can be overridden by configuration, because vendors move files and change limits between releases. What the other
-profiles know comes from the vendors' documentation, sources and bug reports. It is tested against a module with
+The one thing to know: a profile only supplies defaults, and only SoftHSM's was ever tried on the real thing. All but
+its quirks can be overridden by configuration, because vendors move files and change limits between releases. What the
+others know comes from the vendors' documentation, sources and bug reports. It is tested against a module with
 their quirks over SoftHSM (``tests/faults/test_vendor_profiles.py``), which proves that we keep to what we believe.
 """
 

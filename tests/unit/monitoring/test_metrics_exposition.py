@@ -9,10 +9,10 @@ from exposition import lint, samples_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manahsm.config.tables import Monitoring
+from manahsm.config.model import Config
 from manahsm.events import Happening
 from manahsm.monitoring.exposition import Exposition, UnknownSeries
-from manahsm.monitoring.measurements import Measurements
+from manahsm.monitoring.meters import Meters
 from manahsm.monitoring.metrics import CATALOGUE, Kind, Names
 from manahsm.monitoring.sources import Sources
 from manahsm.requests import Backend, Operation
@@ -46,9 +46,8 @@ def no_status() -> ServiceStatus:
     raise RuntimeError("a source that is broken")
 
 
-def measurements(slots: tuple[str, ...]) -> Measurements:
-    sources = Sources(status=no_status, list_keys=tuple)
-    return Measurements(slots, Monitoring(), sources, clock=ManualClock())
+def meters(slots: tuple[str, ...]) -> Meters:
+    return Meters(Config(), slots, Sources(status=no_status, list_keys=tuple), clock=ManualClock())
 
 
 @st.composite
@@ -117,12 +116,12 @@ def happenings(draw: Any, slots: tuple[str, ...]) -> Happening:
 @settings(max_examples=40, deadline=None)
 @given(st.data(), slot_names)
 def test_whatever_happens_can_be_read_and_makes_no_new_series(data: Any, slots: tuple[str, ...]) -> None:
-    subject = measurements(slots)
-    before = samples_of(subject.prometheus())
+    subject = meters(slots)
+    before = samples_of(subject.text())
     events = data.draw(st.lists(happenings(slots), max_size=20))
     for event in events:
-        subject.record(event)
-    after = samples_of(subject.prometheus())
+        subject.listen(event)
+    after = samples_of(subject.text())
 
     ended = [event for event in events if isinstance(event, SignEnded)]
     counted = {"mana_hsm_signatures_total": 0.0, "mana_hsm_sign_duration_seconds_count": 0.0}
@@ -202,8 +201,8 @@ def test_a_value_outside_the_closed_sets_is_refused_and_leaves_no_trace(name: st
 
 
 def test_a_source_that_fails_is_counted_and_the_others_are_shown() -> None:
-    subject = measurements(("main",))
-    found = samples_of(subject.prometheus())
+    subject = meters(("main",))
+    found = samples_of(subject.text())
 
     errors = {labels: value for (name, labels), value in found.items() if name == "mana_hsm_scrape_errors_total"}
     assert {dict(labels)["source"] for labels, value in errors.items() if value} == {"status", "health"}

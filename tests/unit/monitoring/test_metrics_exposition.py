@@ -53,7 +53,7 @@ def meters(slots: tuple[str, ...]) -> Meters:
 @st.composite
 def happenings(draw: Any, slots: tuple[str, ...]) -> Happening:
     slot = st.sampled_from(slots)
-    supervisor = st.sampled_from(["manahsm", "interfaces"]) | slot.flatmap(
+    supervisor = st.sampled_from(["manahsm", "watch", "interfaces"]) | slot.flatmap(
         lambda name: st.sampled_from([f"slot {name}", f"hosts of {name}", f"workers of {name}"])
     )
     exits = st.sampled_from([Returned(None), Crashed(RuntimeError("x")), Wedged("y")])

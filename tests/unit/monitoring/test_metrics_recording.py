@@ -102,6 +102,7 @@ class Scene:
         (restart("slot main", "pool"), {("restarts", "slot", "main"): 1}),
         (restart("slots", "slot spare"), {("restarts", "slot", "spare"): 1}),
         (restart("manahsm", "software"), {("restarts", "service", ""): 1}),
+        (restart("watch", "alerts"), {("restarts", "service", ""): 1}),
         (restart("interfaces", "metrics"), {("restarts", "interface", ""): 1}),
         (exited("hosts of main", Crashed(RuntimeError("x"))), {("failures", "host", "main", "crashed"): 1}),
         (exited("workers of main", Wedged("x")), {("failures", "worker", "main", "wedged"): 1}),

@@ -118,6 +118,15 @@ def _breaker_opens_sensibly(config: Config) -> Iterator[ConfigProblem]:
         yield ConfigProblem("hsm.circuit_breaker.max_open_for", "must not be less than open_for")
 
 
+def _warnings_come_first(config: Config) -> Iterator[ConfigProblem]:
+    thresholds = config.monitoring.thresholds
+    for measure in ("response_time", "error_rate", "queue", "pool_use"):
+        if getattr(thresholds, f"{measure}_warning") > getattr(thresholds, f"{measure}_critical"):
+            yield ConfigProblem(
+                f"hsm.monitoring.thresholds.{measure}_warning", f"must not be more than {measure}_critical"
+            )
+
+
 def _scrypt_takes_powers_of_two(config: Config) -> Iterator[ConfigProblem]:
     rounds = config.keystore.iterations
     if config.keystore.kdf is Kdf.SCRYPT and rounds & (rounds - 1):
@@ -161,5 +170,6 @@ RULES: tuple[Rule, ...] = (
     Rule(("hsm.circuit_breaker",), _breaker_opens_sensibly),
     Rule(("hsm.keystore",), _scrypt_takes_powers_of_two),
     Rule(("hsm.audit.enabled", "hsm.security_policy.audit_all_operations"), _audit_is_given_up_twice),
+    Rule(("hsm.monitoring.thresholds",), _warnings_come_first),
     Rule(("hsm.monitoring.metrics",), _metrics_stay_on_this_machine),
 )

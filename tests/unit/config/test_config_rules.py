@@ -33,6 +33,19 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str, str]] = [
         "must not be less than open_for",
     ),
     ({"slot_id": 0, "keystore": {"iterations": 3000}}, "hsm.keystore.iterations", "a power of two"),
+    *(
+        (
+            {"slot_id": 0, "monitoring": {"thresholds": {f"{measure}_warning": more, f"{measure}_critical": less}}},
+            f"hsm.monitoring.thresholds.{measure}_warning",
+            f"must not be more than {measure}_critical",
+        )
+        for measure, more, less in [
+            ("response_time", 6000, 5999),
+            ("error_rate", 0.3, 0.2),
+            ("queue", 101, 100),
+            ("pool_use", 0.96, 0.95),
+        ]
+    ),
     ({"slot_id": 0, "audit": {"enabled": False}}, "hsm.audit.enabled", "if you mean it"),
     (
         {"slot_id": 0, "monitoring": {"metrics": {"host": "192.0.2.7"}}},
@@ -80,6 +93,7 @@ def test_every_rule_is_broken_by_some_example() -> None:
             "security_policy": {"audit_all_operations": False},
         },
         {"vendor": "softhsm", "slots": [{"slot_id": 1, "priority": "backup"}, {"slot_id": 2}]},
+        {"enabled": False, "monitoring": {"thresholds": {"error_rate_warning": 0.2, "error_rate_critical": 0.2}}},
         {"enabled": False, "monitoring": {"metrics": {"host": "192.0.2.7", "allow_remote": True}}},
         {"enabled": False, "monitoring": {"metrics": {"host": "127.8.0.1"}}},
         {"enabled": False, "monitoring": {"metrics": {"host": "::1"}}},

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
 from functools import partial
 
 import anyio
@@ -40,6 +39,7 @@ from manahsm.signing.slot import Slot
 from manahsm.signing.stand_in import StandIn
 from manahsm.signing.twins import TwinKeeper
 from manahsm.status import ServiceStatus, slot_status
+from manahsm.times import utc_now
 from manahsm.tree import Body, build_tree
 from supervisors import ChildContext, Clock, Mailbox
 
@@ -159,7 +159,7 @@ class Assembly:
         return Sources(
             status=self.status,
             list_keys=self.registry.list,
-            audit=lambda: audit_state(audit, syncs=syncs, now=datetime.now(UTC)),
+            audit=lambda: audit_state(audit, syncs=syncs, now=utc_now()),
             health=lambda: {one.name: one.status.score for one in self.watch.health.report().components},
             alerts=lambda: [alert.cause for alert in self.watch.alerts.alerts()],
         )

@@ -7,7 +7,6 @@ leaves at worst a key that is found in its token later, without a role, and sign
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -34,6 +33,7 @@ from manahsm.keys.roles import backend_for_new_key, check_import, check_role_cha
 from manahsm.logs import get_logger
 from manahsm.requests import Backend, KeyInfo, KeyState, Role, Usage
 from manahsm.signing.slot import Slot, SlotPhase
+from manahsm.times import utc_now
 
 __all__ = ["Keyring"]
 
@@ -258,7 +258,7 @@ class Keyring:
 
 
 def _key(public_key: bytes, label: str, role: Role, backend: Backend, **more: Any) -> KeyInfo:
-    return new_key(public_key, label, role=role, backend=backend, created_at=datetime.now(UTC), **more)
+    return new_key(public_key, label, role=role, backend=backend, created_at=utc_now(), **more)
 
 
 def _not_made(failure: HSMFailure | HostEnded, what: str, slot: Slot) -> HSMUnavailable:

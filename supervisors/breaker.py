@@ -203,7 +203,9 @@ class CircuitBreaker:
         if available != before:
             report(
                 self._on_event,
-                BreakerAvailabilityChanged(breaker=self.name, available=available, reason=reason, at=self._clock.now()),
+                BreakerAvailabilityChanged(
+                    breaker=self.name, available=available, reason=self._unavailable or "", at=self._clock.now()
+                ),
             )
 
     def take_verdict(self, permit: Permit, *, failed: bool | None, duration: float | None) -> None:

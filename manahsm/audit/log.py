@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import anyio.to_thread
@@ -26,15 +26,12 @@ from manahsm.config.model import Fsync
 from manahsm.errors import AuditUnavailable
 from manahsm.files import FileInUse, lock_exclusively, make_private_directory
 from manahsm.logs import get_logger
+from manahsm.times import utc_now
 from supervisors import ChildContext
 
 __all__ = ["AuditLog"]
 
 _log = get_logger("manahsm.audit")
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class AuditLog:
@@ -85,7 +82,7 @@ class AuditLog:
         fsync_interval: float = 0.1,
         max_segment_size: int = 64 * 2**20,
         max_segment_age: float = 86_400.0,
-        now: Callable[[], datetime] = _utc_now,
+        now: Callable[[], datetime] = utc_now,
     ) -> AuditLog:
         """Open the log in ``directory``, making it where there is none. Blocks for a few file operations.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -27,14 +27,11 @@ from manahsm.keys.index import Change, KeyIndex
 from manahsm.keys.labels import describe_reference
 from manahsm.keys.store import KeyStore
 from manahsm.requests import Backend, KeyInfo, KeyState, Role, Usage
+from manahsm.times import utc_now
 
 __all__ = ["KeyRegistry", "SlotChange"]
 
 T = TypeVar("T")
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class KeyRegistry:
@@ -54,7 +51,7 @@ class KeyRegistry:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, path: Path, *, now: Callable[[], datetime] = _utc_now) -> AsyncIterator[KeyRegistry]:
+    async def open(cls, path: Path, *, now: Callable[[], datetime] = utc_now) -> AsyncIterator[KeyRegistry]:
         """Open the registry at ``path`` for as long as the context lasts, making it where there is none.
 
         Leaving the context writes the use counters and closes the file, even under cancellation.

@@ -32,11 +32,11 @@ from manahsm.monitoring.alert_rules import (
 from manahsm.monitoring.alert_store import AlertStore
 from manahsm.monitoring.causes import CAUSES, Cause, Cleared, HealthStatus
 from manahsm.monitoring.components import CONFIG_MANAGER, SIGNING_SERVICE, slot_component
-from manahsm.monitoring.health import utc_now
 from manahsm.monitoring.sinks import Sink
 from manahsm.monitoring.values import NO_DETAILS, ComponentHealth, Detail
 from manahsm.signing.changes import Changes
 from manahsm.signing.observed import Observed, StandInBegan
+from manahsm.times import utc_now
 from supervisors import BreakerState, BreakerStateChanged, ChildContext, Clock, Event
 
 __all__ = ["ALERT_MANAGER", "AlertManager"]

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from functools import partial
 from types import MappingProxyType
 
-from attrs import frozen
+from attrs import field, frozen
 
 __all__ = ["CAUSES", "Cause", "Cleared", "HealthStatus", "Severity", "worst"]
 
@@ -63,15 +64,15 @@ class Cleared(StrEnum):
     """It is news, and old after a while."""
 
 
-@frozen(kw_only=True)
+@frozen
 class Cause:
     """One thing that can be wrong with a component.
 
     Attributes:
         name: lower case with underscores; the label of metrics and the ``cause`` of alerts.
+        message: of its alert and of the component.
         severity: of its alert.
         status: of a component with it.
-        message: of its alert and of the component.
         bad: so many bad looks in a row, at intervals, raise the alert.
         good: so many good looks in a row, at intervals, resolve it.
         cleared: how its end is known.
@@ -81,59 +82,21 @@ class Cause:
     """
 
     name: str
-    severity: Severity
-    status: HealthStatus
     message: str
-    bad: int = 1
-    good: int = 1
-    cleared: Cleared = Cleared.BY_LOOKING
-    lasts: float | None = None
-    error_rate: bool = False
-    obscures: bool = False
+    severity: Severity = field(kw_only=True)
+    status: HealthStatus = field(kw_only=True)
+    bad: int = field(default=1, kw_only=True)
+    good: int = field(default=1, kw_only=True)
+    cleared: Cleared = field(default=Cleared.BY_LOOKING, kw_only=True)
+    lasts: float | None = field(default=None, kw_only=True)
+    error_rate: bool = field(default=False, kw_only=True)
+    obscures: bool = field(default=False, kw_only=True)
 
 
-def _critical(name: str, message: str, *, bad: int = 1, good: int = 1, error_rate: bool = False) -> Cause:
-    return Cause(
-        name=name,
-        severity=Severity.CRITICAL,
-        status=HealthStatus.UNHEALTHY,
-        message=message,
-        bad=bad,
-        good=good,
-        error_rate=error_rate,
-    )
-
-
-def _warning(
-    name: str,
-    message: str,
-    *,
-    status: HealthStatus = HealthStatus.DEGRADED,
-    bad: int = 1,
-    good: int = 1,
-    error_rate: bool = False,
-) -> Cause:
-    return Cause(
-        name=name,
-        severity=Severity.WARNING,
-        status=status,
-        message=message,
-        bad=bad,
-        good=good,
-        error_rate=error_rate,
-    )
-
-
-def _news(name: str, severity: Severity, message: str, lasts: float) -> Cause:
-    return Cause(
-        name=name,
-        severity=severity,
-        status=HealthStatus.HEALTHY,
-        message=message,
-        cleared=Cleared.BY_TIME,
-        lasts=lasts,
-    )
-
+# The status that such a cause usually means; an entry may say otherwise.
+_critical = partial(Cause, severity=Severity.CRITICAL, status=HealthStatus.UNHEALTHY)
+_warning = partial(Cause, severity=Severity.WARNING, status=HealthStatus.DEGRADED)
+_info = partial(Cause, severity=Severity.INFO, status=HealthStatus.HEALTHY)
 
 # ---- pkcs11:SLOT ----
 
@@ -144,37 +107,14 @@ DOES_NOT_SIGN = _critical("does_not_sign", "Token does not sign")
 BREAKER_OPEN = _warning("breaker_open", "Circuit breaker open", status=HealthStatus.UNHEALTHY)
 FORCED_OPEN = _warning("forced_open", "Slot closed by an operator", status=HealthStatus.UNHEALTHY)
 FORCED_CLOSED = _warning("forced_closed", "Circuit breaker held closed by an operator")
-CONNECTING = Cause(
-    name="connecting",
-    severity=Severity.WARNING,
-    status=HealthStatus.DEGRADED,
-    message="Slot not connected yet",
-    bad=2,
-    obscures=True,
-)
-ON_PROBATION = Cause(
-    name="on_probation",
-    severity=Severity.INFO,
-    status=HealthStatus.DEGRADED,
-    message="Slot on probation",
-    bad=2,
-)
+CONNECTING = _warning("connecting", "Slot not connected yet", bad=2, obscures=True)
+ON_PROBATION = _info("on_probation", "Slot on probation", status=HealthStatus.DEGRADED, bad=2)
 HOSTS_MISSING = _warning("hosts_missing", "Host processes missing", bad=2)
 SESSIONS_MISSING = _warning("sessions_missing", "Sessions missing", bad=2)
 SESSIONS_BREAK = _warning("sessions_break", "Sessions keep breaking", good=2)
 WRONG_PIN_TRIED = _warning("wrong_pin_tried", "A wrong PIN was tried")
-LAST_PIN_TRY = Cause(
-    name="last_pin_try",
-    severity=Severity.CRITICAL,
-    status=HealthStatus.DEGRADED,
-    message="One wrong PIN locks the token",
-)
-PIN_LOCKED = Cause(
-    name="pin_locked",
-    severity=Severity.CRITICAL,
-    status=HealthStatus.DEGRADED,
-    message="PIN locked",
-)
+LAST_PIN_TRY = _critical("last_pin_try", "One wrong PIN locks the token", status=HealthStatus.DEGRADED)
+PIN_LOCKED = _critical("pin_locked", "PIN locked", status=HealthStatus.DEGRADED)
 CANARY_UNUSABLE = _warning("canary_unusable", "Canary key can not be used")
 
 # ---- signing_service, and response times of tokens ----
@@ -187,13 +127,7 @@ QUEUE_FULL = _critical("queue_full", "Queue critically full", good=2)
 QUEUE_FILLING = _warning("queue_filling", "Queue filling up", good=2)
 POOL_EXHAUSTED = _critical("pool_exhausted", "Connection pool exhausted", good=2)
 POOL_PRESSURE = _warning("pool_pressure", "Connection pool under pressure", good=2)
-STAND_IN = Cause(
-    name="stand_in",
-    severity=Severity.INFO,
-    status=HealthStatus.HEALTHY,
-    message="Software stands in for a token",
-    cleared=Cleared.BY_EVENT,
-)
+STAND_IN = _info("stand_in", "Software stands in for a token", cleared=Cleared.BY_EVENT)
 
 # ---- audit ----
 
@@ -209,38 +143,17 @@ CANARY_UNKNOWN = _warning("canary_unknown", "Canary key not registered")
 
 # ---- config_manager ----
 
-WITHOUT_EFFECT = Cause(
-    name="without_effect",
-    severity=Severity.INFO,
-    status=HealthStatus.HEALTHY,
-    message="Settings without effect",
-)
-CONFIGURATION_CHANGED = _news("configuration_changed", Severity.INFO, "Configuration changed", _HOUR)
+WITHOUT_EFFECT = _info("without_effect", "Settings without effect")
+CONFIGURATION_CHANGED = _info("configuration_changed", "Configuration changed", cleared=Cleared.BY_TIME, lasts=_HOUR)
 
 # ---- any component; alert_manager ----
 
-CHECK_FAILED = Cause(
-    name="check_failed",
-    severity=Severity.CRITICAL,
-    status=HealthStatus.UNHEALTHY,
-    message="Component unhealthy",
-    obscures=True,
+CHECK_FAILED = _critical("check_failed", "Component unhealthy", obscures=True)
+STORE_DAMAGED = _warning(
+    "store_damaged", "Stored alerts damaged", status=HealthStatus.HEALTHY, cleared=Cleared.BY_TIME, lasts=24 * _HOUR
 )
-STORE_DAMAGED = _news("store_damaged", Severity.WARNING, "Stored alerts damaged", 24 * _HOUR)
-STORE_TROUBLE = Cause(
-    name="store_trouble",
-    severity=Severity.WARNING,
-    status=HealthStatus.DEGRADED,
-    message="Alerts can not be stored",
-    cleared=Cleared.BY_EVENT,
-)
-SINK_TROUBLE = Cause(
-    name="sink_trouble",
-    severity=Severity.WARNING,
-    status=HealthStatus.DEGRADED,
-    message="Alerts can not be delivered",
-    cleared=Cleared.BY_EVENT,
-)
+STORE_TROUBLE = _warning("store_trouble", "Alerts can not be stored", cleared=Cleared.BY_EVENT)
+SINK_TROUBLE = _warning("sink_trouble", "Alerts can not be delivered", cleared=Cleared.BY_EVENT)
 
 CAUSES: Mapping[str, Cause] = MappingProxyType(
     {cause.name: cause for cause in tuple(globals().values()) if isinstance(cause, Cause)}

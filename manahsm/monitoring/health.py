@@ -8,7 +8,7 @@ on with the same history.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 import anyio
 
@@ -20,9 +20,10 @@ from manahsm.monitoring.health_rules import overall
 from manahsm.monitoring.history import History, trend_of
 from manahsm.monitoring.values import ComponentHealth, Finding, HealthReport, Observation, Sample
 from manahsm.signing.changes import Changes
+from manahsm.times import utc_now
 from supervisors import ChildContext, Clock
 
-__all__ = ["HealthMonitor", "utc_now"]
+__all__ = ["HealthMonitor"]
 
 _log = get_logger("manahsm.health")
 
@@ -30,11 +31,6 @@ _GRACE = 1.0  # seconds beyond its time that a check may take to end by itself
 _SHORTEST_PAUSE = 0.25  # seconds between two checks of a component that keeps changing
 
 Listener = Callable[[ComponentHealth], None]
-
-
-def utc_now() -> datetime:
-    """The time of day."""
-    return datetime.now(UTC)
 
 
 class _Component:

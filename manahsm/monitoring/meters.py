@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from manahsm.config.model import Config
 from manahsm.events import Happening
@@ -18,6 +17,7 @@ from manahsm.monitoring.recording import Recorder
 from manahsm.monitoring.sources import Sources
 from manahsm.monitoring.stats import ServiceStats, stats_of
 from manahsm.monitoring.values import HealthReport
+from manahsm.times import utc_now
 from supervisors import Clock
 
 __all__ = ["Meters"]
@@ -43,7 +43,7 @@ class Meters:
         )
         self._record = Recorder(self._exposition, self._performance, slots)
         self._gauges = Gauges(self._exposition, sources, self._performance)
-        self._started_at = datetime.now(UTC)
+        self._started_at = utc_now()
 
     def listen(self, event: Happening) -> None:
         """Count an event."""
@@ -57,7 +57,7 @@ class Meters:
     def stats(self) -> ServiceStats:
         """Counts since the start."""
         self._gauges.read()
-        return stats_of(self._exposition, started_at=self._started_at, now=datetime.now(UTC))
+        return stats_of(self._exposition, started_at=self._started_at, now=utc_now())
 
     def performance(self) -> PerformanceMetrics:
         """Rates and times of the windows that are kept."""

@@ -23,6 +23,7 @@ from manahsm.hsm.return_codes import CKR
 from manahsm.monitoring.causes import CAUSES
 from manahsm.monitoring.components import components_of, measured_components
 from manahsm.requests import Backend, KeyState, Operation, Role
+from manahsm.signing.observed import CANCELLED, HOST_GONE, SIGNED
 from manahsm.signing.slot import SlotPhase
 from supervisors import BreakerState
 
@@ -101,10 +102,10 @@ def _error_codes() -> tuple[str, ...]:
     return tuple(sorted({error.code for error in known if issubclass(error, ManaHSMError)}))
 
 
-SIGN_OUTCOMES: tuple[str, ...] = ("signed", "cancelled", *_error_codes(), OTHER)
+SIGN_OUTCOMES: tuple[str, ...] = (SIGNED, CANCELLED, *_error_codes(), OTHER)
 """How a request ends: ``signed``, ``cancelled``, or the code of an error."""
 
-REASONS: tuple[str, ...] = (*CKR, *OWN_OUTCOMES, "HOST_GONE", OTHER)
+REASONS: tuple[str, ...] = (*CKR, *OWN_OUTCOMES, HOST_GONE, OTHER)
 """Why a session was discarded: a return code by name, or one of our own outcomes."""
 
 

@@ -18,14 +18,12 @@ from attrs import frozen
 from manahsm.monitoring.components import SIGNING_SERVICE, measured_components, slot_component
 from manahsm.monitoring.traffic import NOT_OURS
 from manahsm.monitoring.windows import Summary, Window, windows_within
-from manahsm.signing.observed import Observed, SessionEnded, SignEnded
+from manahsm.signing.observed import HOST_GONE, SIGNED, Observed, SessionEnded, SignEnded
 from supervisors import Clock
 
-__all__ = ["LAST_MINUTE", "SIGNED", "Performance", "PerformanceMetrics", "is_failure"]
+__all__ = ["LAST_MINUTE", "Performance", "PerformanceMetrics", "is_failure"]
 
-SIGNED = "signed"
 LAST_MINUTE = 60.0
-_HOST_GONE = "HOST_GONE"
 
 
 def is_failure(outcome: str) -> bool:
@@ -83,7 +81,7 @@ class Performance:
                     self._windows[SIGNING_SERVICE].record(now, failed=failed, duration=duration)
                     if event.slot is not None and not failed:
                         self._of_slot[event.slot].record(now, failed=False, duration=duration)
-            case SessionEnded(slot=slot, reason=str(reason)) if reason != _HOST_GONE:  # it was idle, or unused yet
+            case SessionEnded(slot=slot, reason=str(reason)) if reason != HOST_GONE:  # it was idle, or unused yet
                 self._of_slot[slot].record(self._clock.now(), failed=True)
             case _:
                 pass

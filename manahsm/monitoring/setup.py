@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import socket
 from collections.abc import Callable, Mapping, Sequence
 
 from attrs import frozen
 
+from manahsm.audit.configuration import encoded
 from manahsm.config.model import Config
 from manahsm.errors import AuditUnavailable
+from manahsm.events import Happening
 from manahsm.keys.registry import KeyRegistry
 from manahsm.monitoring.alert_store import AlertStore
 from manahsm.monitoring.alertmanager import ALERTS_PATH, AlertmanagerSink
@@ -21,20 +22,19 @@ from manahsm.monitoring.causes import HealthStatus
 from manahsm.monitoring.checks import AuditCheck, ConfigurationCheck, KeyCheck, SigningCheck
 from manahsm.monitoring.components import slot_component
 from manahsm.monitoring.delivery import Poster
-from manahsm.monitoring.health import HealthMonitor, utc_now
+from manahsm.monitoring.health import HealthMonitor
 from manahsm.monitoring.health_rules import SlotKeys, made_up_for
 from manahsm.monitoring.sinks import LogSink, Sink
 from manahsm.monitoring.slot_check import SlotCheck
 from manahsm.monitoring.webhook import ATTEMPTS as WEBHOOK_ATTEMPTS
 from manahsm.monitoring.webhook import WebhookSink
 from manahsm.requests import KeyState
-from manahsm.signing.observed import Observed, SessionEnded, SignEnded
+from manahsm.signing.observed import SessionEnded, SignEnded
 from manahsm.signing.slot import Slot, SlotPhase
-from supervisors import Clock, Event, Mailbox
+from manahsm.times import utc_now
+from supervisors import Clock, Mailbox
 
 __all__ = ["Watch", "keep_watch"]
-
-Happening = Event | Observed
 
 
 @frozen
@@ -153,4 +153,4 @@ def _signs(slot: Slot, statuses: Mapping[str, HealthStatus]) -> bool:
 
 def _digest_of(config: Config) -> str:
     """What tells one configuration from another; secrets are stars in it."""
-    return hashlib.sha256(json.dumps(config.describe(), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(encoded(config)).hexdigest()

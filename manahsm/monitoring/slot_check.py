@@ -96,9 +96,8 @@ class SlotCheck(Check):
     async def _end_hosts(self) -> None:
         while True:
             version = self._hosts_to_end.version
-            async with anyio.create_task_group() as tasks:
-                while self._useless:
-                    tasks.start_soon(self._useless.pop().stop)
+            useless, self._useless = self._useless, set()
+            await self.slot.end_hosts(*useless)
             await self._hosts_to_end.wait_after(version)
 
     # ---- the check ----

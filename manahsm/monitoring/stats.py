@@ -10,11 +10,10 @@ from types import MappingProxyType
 from attrs import frozen
 
 from manahsm.monitoring.exposition import Exposition
-from manahsm.monitoring.performance import SIGNED, is_failure
+from manahsm.monitoring.performance import is_failure
+from manahsm.signing.observed import CANCELLED, SIGNED
 
-__all__ = ["CANCELLED", "ServiceStats", "stats_of"]
-
-CANCELLED = "cancelled"
+__all__ = ["ServiceStats", "stats_of"]
 
 
 @frozen(kw_only=True)

@@ -26,13 +26,13 @@ from manahsm.errors import (
     RoleDenied,
     ServiceStopping,
 )
+from manahsm.signing.observed import CANCELLED, SIGNED
 
 __all__ = ["NOT_OURS", "Load", "LoadWindow", "Traffic", "TrafficCounts"]
 
 SLICES = 20
-SIGNED = "signed"
 NOT_OURS = frozenset(
-    {"cancelled"}
+    {CANCELLED}
     | {
         error.code
         for error in (

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import random
 
-import anyio
-
 from manahsm.errors import SignatureMismatch
 from manahsm.ethereum.signatures import RecoverableSignature, complete
 from manahsm.hsm.client import HostProcess, HostSession
@@ -20,6 +18,7 @@ from manahsm.logs import get_logger
 from manahsm.requests import Backend
 from manahsm.signing.decisions import never_tried
 from manahsm.signing.jobs import HSMJob, Made
+from manahsm.signing.observed import HOST_GONE
 from manahsm.signing.pool import OpenFailed
 from manahsm.signing.slot import Slot
 from supervisors import Backoff, ChildContext, Permit, Request
@@ -64,7 +63,7 @@ class HSMWorker:
                     ctx.started()
                 await self._serve(ctx, session)
             finally:
-                reason = self._broken or (None if session.usable else "HOST_GONE")
+                reason = self._broken or (None if session.usable else HOST_GONE)
                 with ctx.clock.move_on_after(_CLOSE_TIMEOUT, shield=True):
                     await slot.pool.release(session, reason)
                 slot.session_ended(reason)
@@ -170,20 +169,13 @@ class HSMWorker:
             case Action.LOGIN_AGAIN:
                 await self._log_in_again(host, generation)
             case Action.RESPAWN:
-                self._slot.let_go(host)
-                await host.stop()  # its keeper starts another
-            case Action.FAIL_OVER:
-                await self._drop_all()  # and each keeper's next one looks for the token anew
+                await self._slot.end_hosts(host)
+            case Action.FAIL_OVER:  # what any host knows of the token is of no use: the next ones look for it anew
+                await self._slot.end_hosts(*self._slot.ready_hosts.values())
             case Action.BACK_OFF:
                 await self._slot.clock.sleep(_REST)
             case _:
                 pass
-
-    async def _drop_all(self) -> None:
-        """The token is gone: what any host of this slot knows of it is of no use any more."""
-        async with anyio.create_task_group() as tasks:
-            for host in tuple(self._slot.ready_hosts.values()):
-                tasks.start_soon(host.stop)
 
     async def _log_in_again(self, host: HostProcess, generation: int) -> None:
         slot = self._slot
@@ -194,4 +186,4 @@ class HSMWorker:
             outcome = slot.happened(failure.outcome, host)
             _log.warning("login not renewed", slot=slot.name, outcome=outcome.name)
             slot.judge(outcome, None, str(failure))
-            await host.stop()
+            await slot.end_hosts(host)

@@ -11,7 +11,13 @@ from attrs import frozen
 
 from manahsm.requests import Backend, Operation
 
-__all__ = ["Observed", "Observer", "SessionEnded", "SignEnded", "StandInBegan"]
+__all__ = ["CANCELLED", "HOST_GONE", "SIGNED", "Observed", "Observer", "SessionEnded", "SignEnded", "StandInBegan"]
+
+SIGNED = "signed"
+CANCELLED = "cancelled"
+"""How a request ends without an error; else it is the ``code`` of one."""
+HOST_GONE = "HOST_GONE"
+"""Why a session ends whose host has ended while it was idle; else it is the name of an outcome."""
 
 
 @frozen(kw_only=True)

@@ -6,8 +6,6 @@ or is cancelled has its record too. All of this runs in the caller's own task; o
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from attrs import define, frozen
 from coincurve import PrivateKey
 
@@ -30,9 +28,10 @@ from manahsm.requests import Backend, KeyInfo, Operation, SignedTransaction, Sig
 from manahsm.signing.gate import Gate
 from manahsm.signing.jobs import Made, SoftwareJob
 from manahsm.signing.limits import RateLimit
-from manahsm.signing.observed import Observer, SignEnded
+from manahsm.signing.observed import CANCELLED, SIGNED, Observer, SignEnded
 from manahsm.signing.payloads import Prepared, Signed, prepare_off_loop
 from manahsm.signing.router import Router
+from manahsm.times import utc_now
 from supervisors import Clock
 
 __all__ = ["Signer"]
@@ -111,11 +110,11 @@ class Signer:
                 raise
             except BaseException:
                 self._journal.note_now(_record(trail, self._clock.now(), reason="cancelled, or a fault of ours"))
-                self._ended(trail, "cancelled")
+                self._ended(trail, CANCELLED)
                 raise
-            self._ended(trail, "signed")
+            self._ended(trail, SIGNED)
             if trail.subject is not None and trail.subject.info is not None:
-                self._registry.record_use(trail.subject.key_id, datetime.now(UTC))
+                self._registry.record_use(trail.subject.key_id, utc_now())
             return signed
 
     async def _pass(self, trail: _Trail, private_key: bytes | None) -> Signed:

@@ -72,7 +72,7 @@ class PoolManager:
                 if host in slot.ready_hosts.values():  # it has not died meanwhile, which its keeper would know
                     slot.start_failed(f"the token's keys could not be listed: {failure}")
                     slot.judge(failure.outcome, None, str(failure))
-                    await host.stop()  # its keeper starts another, after a while
+                    await slot.end_hosts(host)
                 return
             await self._record_keys(slot, keys)
         if host in slot.ready_hosts.values():

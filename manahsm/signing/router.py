@@ -8,7 +8,7 @@ walking them is a loop.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from attrs import define, evolve, frozen
 
@@ -159,14 +159,11 @@ class Router:
         routes = routes_of(key, self._slots)
         diverts = self._stand_in.refusal(key, routes.holding) is None
         patience = Patience(self._clock.now(), deadline, self._fallback_timeout, len(routes.ready), diverts)
-        job, refused = HSMJob(key.public_key, digest), _nothing_ready(key, routes)
-        for turn, slot in enumerate(routes.ready):
-            try:
-                made = await self._on_slot(slot, job, patience, turn)
-            except _Refused as refusal_:
-                refused = refusal_.error
-            else:
-                return self._count(made, diverted=slot is not routes.holding[0])
+        job = HSMJob(key.public_key, digest)
+        try:
+            return await self._walk(routes, routes.ready, job, patience)
+        except _Refused as refusal_:
+            refused = refusal_.error or _nothing_ready(key, routes)
         if isinstance(refused, Overloaded):
             raise refused  # being asked for much is no outage
         because = self._stand_in.refusal(key, routes.holding)
@@ -175,15 +172,31 @@ class Router:
             made = await self.sign_in_software(await unlock(), deadline)
             self.stats.stand_in += 1
             return evolve(made, diverted=True)
-        for slot in routes.holding:
-            if slot.may_be_waited_for:
-                try:
-                    made = await self._on_slot(slot, job, evolve(patience, tokens=1, more=False), 0)
-                except _Refused as refusal_:
-                    refused = refusal_.error
-                else:
-                    return self._count(made, diverted=slot is not routes.holding[0])
-        raise _final(refused, because)
+        starting = (slot for slot in routes.holding if slot.may_be_waited_for)
+        try:
+            return await self._walk(routes, starting, job, evolve(patience, tokens=1, more=False))
+        except _Refused as refusal_:
+            raise _final(refusal_.error or refused, because) from None
+
+    async def _walk(self, routes: Routes, slots: Iterable[Slot], job: HSMJob, patience: Patience) -> Made:
+        """Ask some slots, one after the other.
+
+        Raises:
+            _Refused: none of them signed, for the last one's reason; without one where none was asked.
+            ManaHSMError: none of them would.
+        """
+        refused: ManaHSMError | None = None
+        for turn, slot in enumerate(slots):
+            try:
+                made = await self._on_slot(slot, job, patience, turn)
+            except _Refused as refusal_:
+                refused = refusal_.error
+            else:
+                diverted = slot is not routes.holding[0]
+                self.stats.backup += diverted
+                self.stats.primary += not diverted
+                return evolve(made, diverted=diverted)
+        raise _Refused(refused)
 
     async def sign_in_software(self, job: SoftwareJob, deadline: float) -> Made:
         """Have the software worker sign with an unlocked key.
@@ -199,11 +212,6 @@ class Router:
         except Poisoned as poisoned:
             raise HSMUnavailable(f"{mailbox.name}: {poisoned}") from None
         return made
-
-    def _count(self, made: Made, *, diverted: bool) -> Made:
-        self.stats.backup += diverted
-        self.stats.primary += not diverted
-        return evolve(made, diverted=True) if diverted else made
 
     # ---- one slot ----
 
@@ -273,7 +281,7 @@ class Router:
 class _Refused(Exception):  # noqa: N818
     """A route did not sign; another may."""
 
-    def __init__(self, error: ManaHSMError) -> None:
+    def __init__(self, error: ManaHSMError | None) -> None:
         self.error = error
         super().__init__(str(error))
 

@@ -8,7 +8,7 @@ also refuses what is queued, at once, so that it can be signed elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import StrEnum
 
 import anyio
@@ -217,19 +217,26 @@ class Slot:
 
     def host_gone(self, name: str) -> None:
         """A host has ended, for whatever reason."""
-        host = self.ready_hosts.pop(name, None)
-        if host is not None:
+        host = self.ready_hosts.get(name)
+        self._let_go(() if host is None else (host,))
+
+    async def end_hosts(self, *hosts: HostProcess) -> None:
+        """Stop hosts that are of no use any more; their keepers start others.
+
+        Nothing is sent to them from now on, and what is queued does not wait for their processes to end.
+        """
+        self._let_go(hosts)
+        async with anyio.create_task_group() as tasks:
+            for host in hosts:
+                tasks.start_soon(host.stop)
+
+    def _let_go(self, hosts: Collection[HostProcess]) -> None:
+        self.ready_hosts = {name: host for name, host in self.ready_hosts.items() if host not in hosts}
+        for host in hosts:
             self.pool.detach(host)
             self._repeats.forget(host)
         if not self.pool.hosts:
             self._no_session = None
-        self._review()
-
-    def let_go(self, host: HostProcess) -> None:
-        """A host is about to be stopped: nothing is sent to it any more, and nothing waits for its end."""
-        for name in [name for name, ready in self.ready_hosts.items() if ready is host]:
-            del self.ready_hosts[name]
-        self.pool.detach(host)
         self._review()
 
     def start_failed(self, reason: str) -> None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 # From the ground up. A room imports from floors below it and from itself, never from a neighbour.
 FLOORS = (
-    {"errors", "files", "hsm.quirks", "logs", "nesting", "stdio"},
+    {"errors", "files", "hsm.quirks", "logs", "nesting", "stdio", "times"},
     {"ethereum", "requests"},
     {"config"},
     {"audit", "hsm", "keys"},

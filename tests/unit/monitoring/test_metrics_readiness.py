@@ -12,7 +12,7 @@ from manahsm.audit.log import AuditLog
 from manahsm.audit.records import AuditEvent, AuditRecord
 from manahsm.config.tables import Fsync
 from manahsm.monitoring.causes import HealthStatus
-from manahsm.monitoring.health_page import page_of_report, page_of_scores
+from manahsm.monitoring.health_page import page_of_report
 from manahsm.monitoring.readiness import scores_of, why_not_ready
 from manahsm.monitoring.sources import AuditState, audit_state, process_state, resident_memory
 from manahsm.monitoring.values import ComponentHealth, HealthReport, Trend
@@ -113,13 +113,6 @@ def test_scores_follow_from_what_is_seen() -> None:
 
 
 # ---- pages ----
-
-
-def test_the_page_of_scores_is_as_bad_as_the_worst() -> None:
-    good, document = page_of_scores({"a": 1.0, "b": 0.5})
-    assert (good, document["status"]) == (True, HealthStatus.DEGRADED)
-    good, document = page_of_scores({"a": 1.0, "b": 0.0})
-    assert (good, document["status"]) == (False, HealthStatus.UNHEALTHY)
 
 
 def test_the_page_of_a_report_leaves_histories_out() -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import shutil
-import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +14,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from alert_samples import Receiver, receiver
+from debian_servers import debian_server, free_port
 from services import config_for, eventually
 from softhsm import SoftHSMToken
 
@@ -38,33 +36,21 @@ def anyio_backend() -> str:
     return "trio"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def alertmanager(directory: Path, pager: Receiver) -> Iterator[int]:
     """Run one that passes everything on to ``pager``; gives its port."""
-    program = shutil.which("prometheus-alertmanager")
-    if program is None:
-        pytest.fail("Alertmanager is missing: scripts/test installs it, or apt-get install prometheus-alertmanager")
     directory.mkdir()
     (directory / "alertmanager.yml").write_text(ROUTES.format(url=pager.url))
     port = free_port()
-    command = [
-        program,
+    with debian_server(
+        "prometheus-alertmanager",
+        directory,
         f"--config.file={directory / 'alertmanager.yml'}",
         f"--storage.path={directory / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
         "--cluster.listen-address=",
-    ]
-    with (directory / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:  # noqa: S603
-        try:
-            yield port
-        finally:
-            process.terminate()
+    ):
+        yield port
 
 
 def known_alerts(port: int) -> dict[str, Any]:

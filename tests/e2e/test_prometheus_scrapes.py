@@ -5,8 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
-import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +15,7 @@ from urllib.parse import quote
 import anyio
 import anyio.to_thread
 import pytest
+from debian_servers import debian_server, free_port
 from metrics_client import METRICS
 from services import A_PRIVATE_KEY, config_for, digest_of
 from softhsm import SoftHSMToken
@@ -34,18 +33,9 @@ def anyio_backend() -> str:
     return "trio"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def prometheus(directory: Path, target: tuple[str, int]) -> Iterator[int]:
     """Run it on our scrape example with another target and shorter times; gives its port."""
-    program = shutil.which("prometheus")
-    if program is None:
-        pytest.fail("prometheus is not installed: scripts/test does it, or apt-get install prometheus")
     directory.mkdir()
     shutil.copy(CONFIG / "alerts.yml", directory)
     example = (CONFIG / "manahsm.yml").read_text()
@@ -53,17 +43,14 @@ def prometheus(directory: Path, target: tuple[str, int]) -> Iterator[int]:
     assert text.count("200ms") == 2
     (directory / "prometheus.yml").write_text(text)
     port = free_port()
-    command = [
-        program,
+    with debian_server(
+        "prometheus",
+        directory,
         f"--config.file={directory / 'prometheus.yml'}",
         f"--storage.tsdb.path={directory / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    with (directory / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:  # noqa: S603
-        try:
-            yield port
-        finally:
-            process.terminate()
+    ):
+        yield port
 
 
 def api(port: int, path: str) -> Any:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import anyio
+import yaml
 from softhsm import SoftHSMToken
 
 import manahsm
@@ -15,12 +16,14 @@ from manahsm.monitoring.causes import CAUSES
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "operations.md").read_text()
+RULES = yaml.safe_load((ROOT / "config" / "prometheus" / "alerts.yml").read_text())["groups"][0]["rules"]
 
 
-def test_every_cause_of_an_alert_is_explained_and_no_other() -> None:
+def test_every_cause_and_every_rule_without_one_is_explained_and_nothing_else() -> None:
     cells = re.findall(r"^\| (`.+?) \|", PAGE, re.MULTILINE)
+    of_prometheus_alone = [rule["alert"] for rule in RULES if "cause" not in f"{rule['labels']} {rule['expr']}"]
 
-    assert sorted(re.findall(r"`(\w+)`", " ".join(cells))) == sorted(CAUSES)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(cells))) == sorted([*CAUSES, *of_prometheus_alone])
 
 
 def test_every_method_that_the_page_names_exists() -> None:

@@ -19,6 +19,9 @@ from manahsm.signing.slot import SlotPhase
 
 pytestmark = pytest.mark.anyio
 
+# With more, one may still be starting while the others are stopped.
+ONE_HOST = {"size": 4, "processes": 1}
+
 
 def two_slots(directory: Path, **changes: Any) -> tuple[dict[str, Any], SoftHSMToken, SoftHSMToken]:
     """Two tokens, each in a directory of its own, as a primary and a backup slot."""
@@ -194,7 +197,7 @@ async def test_a_twin_stands_in_for_a_dead_host_and_the_token_takes_over_again(
 async def test_a_twin_stands_in_for_a_token_that_hangs_after_the_fallback_timeout(
     softhsm_token: SoftHSMToken, tmp_path: Path
 ) -> None:
-    config = config_for(softhsm_token, tmp_path, fallback={"fallback_timeout": 100})
+    config = config_for(softhsm_token, tmp_path, connection_pool=ONE_HOST, fallback={"fallback_timeout": 100})
     async with manahsm.open_service(config) as service:
         key = await import_key(service, twin=True)
         with frozen_hosts(service):
@@ -207,7 +210,7 @@ async def test_a_twin_stands_in_for_a_token_that_hangs_after_the_fallback_timeou
 async def test_a_request_in_a_hurry_is_diverted_before_its_deadline(
     softhsm_token: SoftHSMToken, tmp_path: Path
 ) -> None:
-    config = config_for(softhsm_token, tmp_path, fallback={"fallback_timeout": 3_600_000})
+    config = config_for(softhsm_token, tmp_path, connection_pool=ONE_HOST, fallback={"fallback_timeout": 3_600_000})
     async with manahsm.open_service(config) as service:
         key = await import_key(service, twin=True)
         with frozen_hosts(service):

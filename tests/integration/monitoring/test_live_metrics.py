@@ -122,6 +122,7 @@ async def test_a_service_whose_only_token_is_pulled_is_not_ready_until_it_is_bac
         with pytest.raises(manahsm.HSMUnavailable):
             await service.sign_hash(digest_of(1), key)
         await eventually(lambda: service._slots[0].phase is SlotPhase.DOWN)
+        await service.trigger_health_check()  # the slot has just been looked at, and is left alone for a moment
         unready, health, live = [await scrape(service, path) for path in ("/readyz", "/healthz", "/livez")]
         page = await scrape(service)
         assert (unready.status, unready.json["status"]) == (503, "not_ready")

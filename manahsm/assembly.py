@@ -6,7 +6,7 @@ first and last, then the registry, then the supervision tree with all that runs 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
@@ -50,6 +50,10 @@ _log = get_logger("manahsm.service")
 _FLUSH_INTERVAL = 5.0  # seconds between two writes of use counters
 
 
+Interfaces = Callable[["Assembly"], Mapping[str, Body]]
+"""Makes the bodies of tasks that the world talks to, by name, for a service that is being put together."""
+
+
 class Assembly:
     """The parts of one service. Made by :func:`assembled`, used by :class:`manahsm.Service`."""
 
@@ -62,6 +66,7 @@ class Assembly:
         *,
         hub: EventHub,
         endpoint: Endpoint | None,
+        interfaces: Interfaces,
         clock: Clock,
     ) -> None:
         passphrase = config.passphrase()
@@ -125,7 +130,7 @@ class Assembly:
             slots=slots,
             record_keys=self.keyring.record_token,
             watchers=self._watchers(audit, TwinKeeper(registry, keystore, self.stand_in)),
-            interfaces=self._interfaces(endpoint),
+            interfaces={**self._own_interfaces(endpoint), **interfaces(self)},
             clock=clock,
             on_event=hub,
         )
@@ -149,7 +154,7 @@ class Assembly:
         watchers["health"] = self.watch.health.run
         return watchers
 
-    def _interfaces(self, endpoint: Endpoint | None) -> dict[str, Body]:
+    def _own_interfaces(self, endpoint: Endpoint | None) -> dict[str, Body]:
         if endpoint is None:
             return {}
         return {"metrics": partial(endpoint.serve, self.meters.pages(self.watch.health.report))}
@@ -228,7 +233,9 @@ class Assembly:
 
 
 @asynccontextmanager
-async def assembled(config: Config, *, environ: Mapping[str, str], clock: Clock) -> AsyncIterator[Assembly]:
+async def assembled(
+    config: Config, *, environ: Mapping[str, str], clock: Clock, interfaces: Interfaces
+) -> AsyncIterator[Assembly]:
     """Open everything, run it for as long as the context lasts, and close it again; see ``open_service``."""
     hub = EventHub(log_event)
     slots = tuple(
@@ -258,7 +265,7 @@ async def assembled(config: Config, *, environ: Mapping[str, str], clock: Clock)
         endpoint = None
         if config.monitoring.metrics.port is not None:
             endpoint = await stack.enter_async_context(listening(config.monitoring.metrics))
-        parts = Assembly(config, registry, audit, slots, hub=hub, endpoint=endpoint, clock=clock)
+        parts = Assembly(config, registry, audit, slots, hub=hub, endpoint=endpoint, interfaces=interfaces, clock=clock)
         await stack.enter_async_context(parts.running())
         yield parts
 

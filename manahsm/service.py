@@ -7,14 +7,17 @@ accepted is finished or refused within ``service.shutdown_grace``, hosts log out
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar, Unpack
 
 import anyio
 
 from manahsm import channel
+from manahsm.access import Access
 from manahsm.assembly import Assembly, assembled
 from manahsm.audit.records import AuditEvent, AuditOutcome, AuditRecord
 from manahsm.config.load import load_config
@@ -42,9 +45,10 @@ from manahsm.requests import (
 from manahsm.signing.payloads import Signed
 from manahsm.signing.slot import SlotPhase
 from manahsm.status import ServiceStatus
-from supervisors import SYSTEM_CLOCK, Clock
+from manahsm.tree import Body
+from supervisors import SYSTEM_CLOCK, ChildContext, Clock
 
-__all__ = ["Service", "open_service"]
+__all__ = ["Interface", "Service", "open_service"]
 
 _log = get_logger("manahsm.service")
 
@@ -72,13 +76,17 @@ class Service:
 
     # ---- signing ----
 
-    async def sign(self, request: SignRequest) -> Signed:
+    async def sign(self, request: SignRequest, *, access: Access | None = None) -> Signed:
         """Sign one request.
+
+        Args:
+            request: what to sign, and with which key.
+            access: what the caller may do, where the request came from outside; without it, everything.
 
         Raises:
             ManaHSMError: nothing was released; the type and its ``code`` say why, the message what to do.
         """
-        return await self._signer.sign(request)
+        return await self._signer.sign(request, access=access)
 
     async def sign_transaction(
         self,
@@ -486,12 +494,17 @@ class Service:
         return key
 
 
+Interface = Callable[[Service, ChildContext], Awaitable[object]]
+"""The body of a supervised task that lets the world talk to a service."""
+
+
 @asynccontextmanager
 async def open_service(
     config: str | os.PathLike[str] | Mapping[str, Any] | Config | None = None,
     *,
     environ: Mapping[str, str] = os.environ,
     clock: Clock = SYSTEM_CLOCK,
+    interfaces: Mapping[str, Interface] = MappingProxyType({}),
 ) -> AsyncIterator[Service]:
     """Run a service for as long as the context lasts.
 
@@ -502,6 +515,7 @@ async def open_service(
             ``MANAHSM_CONFIG`` or the defaults.
         environ: where the variables of the configuration are read.
         clock: the time of every timer; another one only in tests.
+        interfaces: tasks that the world talks to, by name; they start last, end first, and are restarted for ever.
 
     Raises:
         ConfigError: everything that is wrong with the configuration, at once.
@@ -512,7 +526,11 @@ async def open_service(
     loaded = load_config(source, environ=environ)
     for notice in loaded.not_in_force():
         _log.warning("option not in force", notice=notice)
-    async with assembled(loaded, environ=environ, clock=clock) as parts:
+
+    def bodies(parts: Assembly) -> dict[str, Body]:
+        return {name: partial(interface, Service(parts)) for name, interface in interfaces.items()}
+
+    async with assembled(loaded, environ=environ, clock=clock, interfaces=bodies) as parts:
         yield Service(parts)
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 
+import msgspec
 import structlog
 from structlog.stdlib import BoundLogger
 from structlog.typing import EventDict
 
+from manahsm.access import asker
 from manahsm.audit.lines import hsm_line, signing_line
 from manahsm.audit.log import AuditLog
 from manahsm.audit.records import AuditRecord
@@ -52,6 +54,7 @@ class Journal:
         Raises:
             AuditUnavailable: it is not in the log, and records are required.
         """
+        record = _named(record)
         try:
             await self._write(record)
         except AuditUnavailable as error:
@@ -62,6 +65,7 @@ class Journal:
 
     async def note(self, record: AuditRecord) -> None:
         """Write the record of something that released nothing; trouble with the log is only logged."""
+        record = _named(record)
         try:
             await self._write(record)
         except AuditUnavailable as error:
@@ -72,6 +76,7 @@ class Journal:
         """Like :meth:`note`, without a checkpoint: for a task that is being cancelled."""
         if self._log is None:
             return
+        record = _named(record)
         try:
             self._log.append(record)
         except AuditUnavailable as error:
@@ -82,6 +87,14 @@ class Journal:
         if self._log is not None:
             await self._log.write(record)
             _say(record)
+
+
+def _named(record: AuditRecord) -> AuditRecord:
+    """Name who asks, where the record does not say and an interface does."""
+    who = asker() if record.caller is None else None
+    if who is None:
+        return record
+    return msgspec.structs.replace(record, caller=who.caller, request_id=record.request_id or who.request_id)
 
 
 def _lost(record: AuditRecord, error: AuditUnavailable) -> None:

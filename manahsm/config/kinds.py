@@ -33,6 +33,7 @@ __all__ = [
     "Table",
     "Tables",
     "Text",
+    "Texts",
     "Variables",
 ]
 
@@ -195,6 +196,33 @@ class Text(Kind):
         if len(raw.encode()) > self.longest:
             raise OptionError(f"must be at most {self.longest} bytes long in UTF-8")
         return raw
+
+
+@attrs.frozen
+class Texts(Kind):
+    """A list of at most ``most`` strings, each as :class:`Text` takes it and at most once; kept as a tuple."""
+
+    longest: int
+    most: int
+
+    def describe(self) -> str:
+        """The type."""
+        return f"list of strings, each at most {self.longest} bytes"
+
+    def parse(self, raw: object) -> tuple[str, ...]:
+        """Check the type, then each value."""
+        if not isinstance(raw, list | tuple):
+            raise OptionError(f"expected a list, got {type_name(raw)}")
+        if len(raw) > self.most:
+            raise OptionError(f"has {len(raw)} entries, but at most {self.most} are taken")
+        texts = tuple(Text(self.longest).parse(item) for item in raw)
+        if len(set(texts)) < len(texts):
+            raise OptionError("has an entry twice")
+        return texts
+
+    def show(self, value: tuple[str, ...]) -> list[str]:
+        """A list."""
+        return list(value)
 
 
 class FilePath(Kind):

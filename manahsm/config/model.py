@@ -16,6 +16,7 @@ from typing import Any
 
 from attrs import Factory, frozen
 
+from manahsm.config.api_tables import Api
 from manahsm.config.kinds import Choice, FilePath, Flag, Integer, SecretText, Table, Tables, Text, Variables
 from manahsm.config.not_in_force import not_in_force
 from manahsm.config.options import option
@@ -24,7 +25,6 @@ from manahsm.config.secret_files import read_configured_secret
 from manahsm.config.slots import SlotConfig, resolve_slots
 from manahsm.config.tables import (
     NO_VARIABLES,
-    Api,
     Audit,
     CircuitBreaker,
     ConnectionPool,
@@ -124,7 +124,7 @@ class Config:
     monitoring: Monitoring = option(Table(Monitoring), Monitoring(), "Health checks and alerts.")
     keystore: KeystoreOptions = option(Table(KeystoreOptions), KeystoreOptions(), "Files of software keys.")
     audit: Audit = option(Table(Audit), Audit(), "The record of everything that was signed or refused.")
-    api: Api = option(Table(Api), Api(), "Where HTTP callers find the service.")
+    api: Api = option(Table(Api), Api(), "The HTTP interface, which `python -m manahsm.run` serves.")
     service: ServiceOptions = option(Table(ServiceOptions), ServiceOptions(), "Limits of the service as a whole.")
     state_dir: Path = option(
         FilePath(),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from attrs import frozen
 
 from manahsm.config.addresses import is_address, is_loopback
+from manahsm.config.api_rules import callers_are_known, listeners_are_safe, origins_are_origins, tls_is_whole
 from manahsm.config.model import Config, Kdf, Priority
 from manahsm.config.options import join_path
 from manahsm.config.slots import declared_slots, slot_name
@@ -171,5 +172,9 @@ RULES: tuple[Rule, ...] = (
     Rule(("hsm.keystore",), _scrypt_takes_powers_of_two),
     Rule(("hsm.audit.enabled", "hsm.security_policy.audit_all_operations"), _audit_is_given_up_twice),
     Rule(("hsm.monitoring.thresholds",), _warnings_come_first),
+    Rule(("hsm.api",), lambda config: listeners_are_safe(config.api)),
+    Rule(("hsm.api",), lambda config: tls_is_whole(config.api)),
+    Rule(("hsm.api",), lambda config: callers_are_known(config.api)),
+    Rule(("hsm.api",), lambda config: origins_are_origins(config.api)),
     Rule(("hsm.monitoring.metrics",), _metrics_stay_on_this_machine),
 )

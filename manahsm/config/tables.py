@@ -37,7 +37,6 @@ from manahsm.requests import Backend, Role
 __all__ = [
     "NO_VARIABLES",
     "AlertOptions",
-    "Api",
     "Audit",
     "CircuitBreaker",
     "ConnectionPool",
@@ -369,15 +368,6 @@ class Audit:
     checkpoint_interval: float = option(
         Milliseconds(1000, 7 * _DAY), 60.0, "Time between two checkpoints; none is made where nothing was added."
     )
-
-
-@frozen(kw_only=True)
-class Api:
-    """Where HTTP callers find the service."""
-
-    host: str = option(Text(255), "127.0.0.1", "Address to listen on.")
-    port: int = option(Integer(0, 65535), 9000, "Port to listen on; 0 lets the system choose one.")
-    socket: Path | None = option(FilePath(), None, "Unix socket to listen on as well.")
 
 
 @frozen(kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from attrs import define, frozen
 from coincurve import PrivateKey
 
+from manahsm.access import Access
 from manahsm.audit.journal import Journal
 from manahsm.audit.records import AuditEvent, AuditOutcome, AuditRecord, Decision
 from manahsm.config.model import SecurityPolicy
@@ -89,12 +90,15 @@ class Signer:
         self._clock = clock
         self._observe = observe
 
-    async def sign(self, request: SignRequest, private_key: bytes | None = None) -> Signed:
+    async def sign(
+        self, request: SignRequest, private_key: bytes | None = None, access: Access | None = None
+    ) -> Signed:
         """Sign ``request`` with the key that it names, or with ``private_key`` where one is given.
 
         Args:
             request: what to sign; with a private key, ``request.key`` is only the name in the audit log.
             private_key: 32 bytes of the caller's own.
+            access: what the caller may do; without it, everything.
 
         Raises:
             ManaHSMError: nothing was released; the type says why.
@@ -102,7 +106,7 @@ class Signer:
         with self._gate.admit():
             trail = _Trail(request, self._clock.now())
             try:
-                signed = await self._pass(trail, private_key)
+                signed = await self._pass(trail, private_key, access)
                 await self._journal.write(_record(trail, self._clock.now(), signed=signed))
             except ManaHSMError as error:
                 await self._journal.note(_record(trail, self._clock.now(), error=error))
@@ -117,10 +121,12 @@ class Signer:
                 self._registry.record_use(trail.subject.key_id, utc_now())
             return signed
 
-    async def _pass(self, trail: _Trail, private_key: bytes | None) -> Signed:
+    async def _pass(self, trail: _Trail, private_key: bytes | None, access: Access | None) -> Signed:
         request = trail.request
         deadline = trail.started + (request.timeout or self._default_timeout)
         subject = trail.subject = self._identify(request, private_key)
+        if access is not None and subject.info is not None:
+            access.check(subject.info, request.operation)
         prepared = trail.prepared = await prepare_off_loop(
             request.operation, request.payload, request.chain_id, subject.address
         )

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 FLOORS = (
     {"errors", "files", "hsm.quirks", "logs", "nesting", "stdio", "times"},
     {"ethereum", "requests"},
-    {"config"},
+    {"access", "config"},
     {"audit", "hsm", "keys"},
     {"signing"},
     {"channel", "events", "keyring", "status", "tree"},
@@ -23,8 +23,11 @@ FLOORS = (
     {"operators"},
     {"assembly"},
     {"service"},
-    {"check", "jsonl"},
+    {"check", "jsonl", "wire"},
+    {"api", "client"},
+    {"compat"},
     {"run"},
+    {"cli"},
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

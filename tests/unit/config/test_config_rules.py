@@ -12,6 +12,7 @@ from manahsm.config.options import read_table
 from manahsm.config.rules import RULES, broken_rules
 from manahsm.errors import ConfigProblem
 
+CERTIFICATE = {"certificate": "/c", "key": "/k", "client_ca": "/ca"}
 CONTRADICTIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"token_label": "t", "pin": "1234", "pin_file": "/pin"}, "hsm.pin", "keep pin_file alone"),
     ({"token_label": "t", "slots": [{"slot_id": 1}]}, "hsm.slots", "both set; keep one"),
@@ -47,6 +48,49 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str, str]] = [
         ]
     ),
     ({"slot_id": 0, "audit": {"enabled": False}}, "hsm.audit.enabled", "if you mean it"),
+    *(
+        ({"slot_id": 0, "api": api}, f"hsm.api.{path}", message)
+        for api, path, message in [
+            ({"listeners": [{}]}, "listeners[0].port", "exactly one"),
+            ({"listeners": [{"port": 1, "socket": "/s"}]}, "listeners[0].port", "exactly one"),
+            ({"listeners": [{"port": 1, "dialects": []}]}, "listeners[0].dialects", "is empty"),
+            ({"host": "node7"}, "host", "must be an IP address"),
+            ({"host": "192.0.2.7"}, "host", "set hsm.api.tls.certificate and key"),
+            ({"host": "::", "tls": CERTIFICATE}, "host", "name hsm.api.callers"),
+            ({"host": "::", "tls": CERTIFICATE, "callers": [{"name": "a", "anonymous": True}]}, "host", "name hsm.api"),
+            ({"tls": {"certificate": "/c"}}, "tls.key", "needed together"),
+            ({"tls": {"key": "/k", "client_ca": "/ca"}}, "tls.certificate", "needed together"),
+            ({"tls": {"client_ca": "/ca"}}, "tls.client_ca", "has no effect"),
+            ({"callers": [{"anonymous": True}]}, "callers[0].name", "is missing"),
+            ({"callers": [{"name": "a"}]}, "callers[0].name", "no way to be known"),
+            ({"callers": [{"name": "a", "token_sha256": "AB" * 32}]}, "callers[0].token_sha256", "64 lower-case hex"),
+            ({"callers": [{"name": "a", "certificate": "a.example"}]}, "callers[0].certificate", "needs hsm.api.tls"),
+            ({"callers": [{"name": "a", "uid": 1}]}, "callers[0].uid", "needs a Unix socket"),
+            ({"callers": [{"name": "a", "anonymous": True, "admin": True}]}, "callers[0].admin", "must be known"),
+            (
+                {"callers": [{"name": "a", "anonymous": True, "dialect": "op_signer"}]},
+                "callers[0].dialect",
+                "known by their certificate",
+            ),
+            (
+                {"callers": [{"name": "a", "token_sha256": 32 * digits} for digits in ("ab", "cd")]},
+                "callers",
+                "same name: a",
+            ),
+            (
+                {"callers": [{"name": name, "anonymous": True} for name in "ab"]},
+                "callers",
+                "more than one caller is anonymous",
+            ),
+            (
+                {"callers": [{"name": name, "token_sha256": "ab" * 32} for name in "ab"]},
+                "callers",
+                "two callers have the same token_sha256",
+            ),
+            ({"cors_origins": ["*"]}, "cors_origins", "must be origins"),
+            ({"cors_origins": ["https://a.example/x"]}, "cors_origins", "must be origins"),
+        ]
+    ),
     (
         {"slot_id": 0, "monitoring": {"metrics": {"host": "192.0.2.7"}}},
         "hsm.monitoring.metrics.host",
@@ -97,6 +141,17 @@ def test_every_rule_is_broken_by_some_example() -> None:
         {"enabled": False, "monitoring": {"metrics": {"host": "192.0.2.7", "allow_remote": True}}},
         {"enabled": False, "monitoring": {"metrics": {"host": "127.8.0.1"}}},
         {"enabled": False, "monitoring": {"metrics": {"host": "::1"}}},
+        {"enabled": False, "api": {"socket": "/s", "callers": [{"name": "a", "uid": 0}, {"name": "b", "uid": 1}]}},
+        {"enabled": False, "api": {"listeners": [{"port": 0}, {"socket": "/s", "dialects": ["clef"]}]}},
+        {"enabled": False, "api": {"cors_origins": ["https://wallet.example", "http://localhost:3000"]}},
+        {
+            "enabled": False,
+            "api": {
+                "host": "0.0.0.0",  # noqa: S104 - with all that it needs
+                "tls": CERTIFICATE,
+                "callers": [{"name": "a", "certificate": "a.example", "admin": True, "dialect": "op_signer"}],
+            },
+        },
         {"enabled": False, "monitoring": {"metrics": {"host": "localhost"}}},
     ],
 )

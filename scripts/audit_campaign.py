@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import logging
 import random
 import statistics
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -143,20 +144,19 @@ def bench(options: argparse.Namespace, directory: Path) -> bool:
 
 async def _bench(options: argparse.Namespace, directory: Path) -> None:
     for where in ("software", "token"):
-        for logged in (False, True):
-            for burst in (1, 32):
-                place = directory / f"{where}-{logged}-{burst}"
-                pairs = await _alternate(options, place, where, burst, logged=logged)
-                wall, processor = (
-                    statistics.median(getattr(on, of) / getattr(off, of) for on, off in pairs) for of in TIMES
-                )
-                with_, without = (min(turn.wall for turn in turns) * 1e6 for turns in zip(*pairs, strict=True))
-                print(
-                    f"{where}, {'with' if logged else 'without'} log lines, {burst} at once: audit on against off "
-                    f"{wall:.3f} (processor time of this process {processor:.3f}); best turns {with_:.1f} and "
-                    f"{without:.1f} us a signature",
-                    flush=True,
-                )
+        for what, logged, burst in itertools.product(SIGN, (False, True), (1, 32)):
+            place = directory / f"{where}-{what}-{logged}-{burst}"
+            pairs = await _alternate(options, place, where, SIGN[what], burst, logged=logged)
+            wall, processor = (
+                statistics.median(getattr(on, of) / getattr(off, of) for on, off in pairs) for of in TIMES
+            )
+            with_, without = (min(turn.wall for turn in turns) * 1e6 for turns in zip(*pairs, strict=True))
+            print(
+                f"{where}, {what}, {'with' if logged else 'without'} log lines, {burst} at once: audit on against off "
+                f"{wall:.3f} (processor time of this process {processor:.3f}); best turns {with_:.1f} and "
+                f"{without:.1f} us a signature",
+                flush=True,
+            )
 
 
 @frozen
@@ -171,7 +171,7 @@ TIMES = ("wall", "processor")
 
 
 async def _alternate(
-    options: argparse.Namespace, directory: Path, where: str, burst: int, *, logged: bool
+    options: argparse.Namespace, directory: Path, where: str, sign: Sign, burst: int, *, logged: bool
 ) -> list[tuple[Turn, Turn]]:
     """Turns with an audit log and without, each next to the other, so that a busy machine is busy for both."""
     logger = logging.getLogger("manahsm")
@@ -185,10 +185,12 @@ async def _alternate(
         for audited in (True, False):
             config = _config(directory / str(audited), where, {} if audited else unaudited)
             services[audited] = await stack.enter_async_context(manahsm.open_service(config))
-            await services[audited].generate_key("bench", "node_identity", "hsm" if where == "token" else "software")
+            await services[audited].generate_key(
+                "bench", "transaction_signer", "hsm" if where == "token" else "software"
+            )
         for turn in range(options.turns + WARM_UP):
             for audited in (True, False) if turn % 2 else (False, True):
-                turns[audited].append(await _signatures(services[audited], options.signatures, burst))
+                turns[audited].append(await _signatures(services[audited], sign, options.signatures, burst))
     return list(zip(turns[True][WARM_UP:], turns[False][WARM_UP:], strict=True))
 
 
@@ -200,17 +202,36 @@ def _config(directory: Path, where: str, changes: Mapping[str, Any]) -> dict[str
     )
 
 
-async def _signatures(service: manahsm.Service, count: int, burst: int) -> Turn:
+async def _signatures(service: manahsm.Service, sign: Sign, count: int, burst: int) -> Turn:
+    async def some() -> None:
+        for number in range(count // burst):
+            await sign(service, number)
+
     wall, processor = time.perf_counter(), time.process_time()
     async with anyio.create_task_group() as tasks:
         for _ in range(burst):
-            tasks.start_soon(_sign, service, count // burst)
+            tasks.start_soon(some)
     return Turn((time.perf_counter() - wall) / count, (time.process_time() - processor) / count)
 
 
-async def _sign(service: manahsm.Service, count: int) -> None:
-    for number in range(count):
-        await service.sign_hash((number + 1).to_bytes(32, "big"), "bench", caller="bench")
+async def _sign_digest(service: manahsm.Service, number: int) -> None:
+    await service.sign_hash((number + 1).to_bytes(32, "big"), "bench", caller="bench")
+
+
+async def _sign_transaction(service: manahsm.Service, number: int) -> None:
+    await service.sign_transaction({**TRANSACTION, "nonce": number}, "bench", caller="bench")
+
+
+Sign = Callable[[manahsm.Service, int], Awaitable[None]]
+SIGN: Mapping[str, Sign] = {"transaction": _sign_transaction, "digest": _sign_digest}
+TRANSACTION = {
+    "chainId": 1,
+    "to": "0x" + "12" * 20,
+    "value": 10**18,
+    "gas": 21_000,
+    "maxFeePerGas": 30 * 10**9,
+    "maxPriorityFeePerGas": 10**9,
+}
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -235,7 +256,7 @@ Work = Callable[[argparse.Namespace, Path], bool]
 OPTIONS: Mapping[Work, tuple[tuple[str, int], ...]] = {
     kill: (("kills", 200), ("restarts", 20)),
     edits: (("records", 1000), ("sample", 500)),
-    bench: (("turns", 200), ("signatures", 128)),
+    bench: (("turns", 100), ("signatures", 128)),
 }
 
 

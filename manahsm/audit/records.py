@@ -205,13 +205,8 @@ def seal(record: AuditRecord, after: Head, time: datetime) -> tuple[bytes, Head]
             nested too deep to be read back everywhere.
     """
     seq = after.seq + 1
-    moment = time.isoformat(timespec="microseconds")[:26]
-    body = b'{"seq":%d,"time":"%bZ","prev":"%b",%b' % (
-        seq,
-        moment.encode(),
-        after.hash.encode(),
-        _encode(record)[1:-1],
-    )
+    moment = _encode(time) if time.microsecond else b'"%bZ"' % time.isoformat(timespec="microseconds")[:26].encode()
+    body = b'{"seq":%d,"time":%b,"prev":"%b",%b' % (seq, moment, after.hash.encode(), _encode(record)[1:-1])
     if len(body) + _SUFFIX_SIZE > LONGEST_LINE:
         raise ValueError(f"it would be longer than {LONGEST_LINE} bytes")
     if too_deep(body):

@@ -39,7 +39,7 @@ _TIMES: Mapping[str, Any] = MappingProxyType(
         },
         "circuit_breaker": {"slow_call": 400, "window": 5000, "open_for": 250, "max_open_for": 1000},
         "fallback": {"fallback_timeout": 400, "max_fallback_operations": 100},
-        "monitoring": {"health_check_interval": 500},
+        "monitoring": {"health_check_interval": 500, "metrics": {"port": 0}},
         "service": {"request_timeout": 4000, "shutdown_grace": 5000},
         "audit": {"fsync": "never"},
     }

@@ -12,14 +12,18 @@ import signal
 import time
 from collections import Counter, defaultdict
 from contextlib import suppress
+from http import HTTPStatus
 
 import anyio
+import anyio.to_thread
 from chaos.arena import Arena
 from chaos.faults import Act, Blow, Fault
 from chaos.ledger import Ledger
 from chaos.schedule import Planned
 from chaos.sorts import SLOTS
 from chaos.watch import Watch
+from exposition import lint
+from metrics_client import scrape
 from p11fault_rules import Return
 from services import host_pids
 
@@ -83,8 +87,17 @@ class Conductor:
             self._troubled_until[slot] = recovered + _CONVALESCES
             if alone and begun == self._begun[slot]:  # else it was another fault's recovery
                 self.recoveries[fault.kind].append(recovered - lifted)
+            await self._check_metrics(slot, fault)
             return
         await self._did_not_recover(slot, fault)
+
+    async def _check_metrics(self, slot: str, fault: Fault) -> None:
+        """Scrape the endpoint as Prometheus does, and have promtool look at what it says."""
+        page = await scrape(self._service)
+        said = await anyio.to_thread.run_sync(lint, page.text)
+        if page.status != HTTPStatus.OK or said:
+            detail = f"after {fault} of slot {slot}: HTTP {page.status}, promtool: {said or 'nothing'}"
+            self._ledger.violated("metrics can be scraped after every fault", detail, time.monotonic() - self._began)
 
     async def _did_not_recover(self, slot: str, fault: Fault) -> None:
         status = next(each for each in (await self._service.status()).slots if each.name == slot)

@@ -41,8 +41,16 @@ def read_secret_file(path: Path) -> Secret:
 def _insist_on_a_private_file(mode: int, path: Path) -> None:
     if not stat.S_ISREG(mode):
         raise ValueError(f"{path} is not a regular file")
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+    # systemd lets the service's user read a credential by an access list, whose mask shows as the group's bits.
+    shown = stat.S_IRGRP if _is_a_credential(path) else 0
+    if mode & (stat.S_IRWXG | stat.S_IRWXO) & ~shown:
         raise ValueError(f"{path} is open to group or others (mode {stat.S_IMODE(mode):04o}); chmod 600 it")
+
+
+def _is_a_credential(path: Path) -> bool:
+    """Whether systemd has put it where only this service can look (systemd.exec(5), LoadCredential)."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    return directory.startswith("/") and path.parent == Path(directory)
 
 
 def read_configured_secret(path: Path | None, option: str) -> Secret | None:

@@ -56,6 +56,22 @@ class TestFiles:
     def test_a_file_of_our_own_is_read(self, tmp_path: Path, mode: int) -> None:
         assert read_secret_file(write(tmp_path / "pin", PIN.encode(), mode)) == Secret(PIN)
 
+    def test_a_credential_of_systemd_may_show_the_mask_of_its_access_list(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+
+        assert read_secret_file(write(tmp_path / "pin", PIN.encode(), 0o440)) == Secret(PIN)
+
+    @pytest.mark.parametrize("mode", [0o460, 0o404, 0o450])
+    def test_a_credential_that_is_open_to_others_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+    ) -> None:
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+
+        with pytest.raises(ValueError, match="open to group or others"):
+            read_secret_file(write(tmp_path / "pin", PIN.encode(), mode))
+
     @pytest.mark.parametrize(
         ("content", "message"),
         [

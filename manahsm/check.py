@@ -16,19 +16,18 @@ async def report(service: Service, write: Callable[[bytes], Awaitable[None]]) ->
     """Write what was found, line by line; return 0 if every slot is up, else 1."""
     await service.filled()
     status = await service.status()
-    for line in describe(status, await service.list_keys(), service.config.not_in_force()):
+    for line in describe(status, await service.list_keys()):
         await write(line.encode())
     return 0 if all(slot.phase is SlotPhase.UP for slot in status.slots) else 1
 
 
-def describe(status: ServiceStatus, keys: list[KeyInfo], notices: tuple[str, ...]) -> list[str]:
+def describe(status: ServiceStatus, keys: list[KeyInfo]) -> list[str]:
     """Put the findings into lines of text (pure)."""
     lines = [line for slot in status.slots for line in _slot_lines(slot)]
     if not status.slots:
         lines.append("slots: none (software keys only)")
     lines.append(f"keys: {status.keys}")
     lines += [f"  {_key_line(key)}" for key in keys]
-    lines += [f"note: {notice}" for notice in notices]
     return lines
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-__all__ = ["LOCALHOST", "is_address", "is_loopback"]
+__all__ = ["LOCALHOST", "host_of", "is_address", "is_loopback"]
 
 LOCALHOST = "localhost"
 
@@ -27,3 +27,11 @@ def is_address(host: str) -> bool:
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches ``host``: 127.0.0.0/8, ``::1`` or ``localhost`` (pure)."""
     return host == LOCALHOST or (is_address(host) and ip_address(host).is_loopback)
+
+
+def host_of(header: str) -> str:
+    """The host in a ``Host`` header, without port and brackets, in lower case (RFC 9110, 7.2; pure)."""
+    host = header.strip().lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.rpartition(":")[0] if host.count(":") == 1 else host

@@ -18,7 +18,6 @@ from attrs import Factory, frozen
 
 from manahsm.config.api_tables import Api
 from manahsm.config.kinds import Choice, FilePath, Flag, Integer, SecretText, Table, Tables, Text, Variables
-from manahsm.config.not_in_force import not_in_force
 from manahsm.config.options import option
 from manahsm.config.secret import Secret
 from manahsm.config.secret_files import read_configured_secret
@@ -154,6 +153,13 @@ class Config:
         """
         return resolve_slots(self, environ)
 
+    def secret_files(self) -> tuple[tuple[str, Path], ...]:
+        """Every file with a PIN or a passphrase, with the option that names it."""
+        slots = [(f"hsm.slots[{index}].pin_file", slot.pin_file) for index, slot in enumerate(self.slots)]
+        of_tokens = [("hsm.pin_file", self.pin_file), *slots] if self.enabled else []
+        named = [*of_tokens, ("hsm.keystore.passphrase_file", self.keystore.passphrase_file)]
+        return tuple((option, path) for option, path in named if path is not None)
+
     def passphrase(self) -> Secret | None:
         """Read ``keystore.passphrase_file``; ``None`` when none is configured.
 
@@ -161,10 +167,6 @@ class Config:
             ConfigError: the file is missing, empty, not UTF-8, or readable by others.
         """
         return read_configured_secret(self.keystore.passphrase_file, "hsm.keystore.passphrase_file")
-
-    def not_in_force(self) -> tuple[str, ...]:
-        """Each option that was changed but is not acted on yet, with the reason: one sentence each."""
-        return not_in_force(self)
 
     def describe(self) -> dict[str, Any]:
         """Everything in file form (times in milliseconds), secrets as ``***``; fit for logs and JSON."""

@@ -13,7 +13,6 @@ import attrs
 
 from manahsm.config.kinds import Table, Tables
 from manahsm.config.model import Config, ConnectionPool, pool_of
-from manahsm.config.not_in_force import is_in_force
 from manahsm.config.options import Kind, Option, join_path, options_of
 from manahsm.config.vendors import Vendor
 
@@ -28,13 +27,11 @@ class Row:
         path: dotted path; entries of a list are written ``[]``.
         option: its kind and meaning.
         default: file form of the default, ``None`` where there is none.
-        in_force: whether this release acts on it.
     """
 
     path: str
     option: Option
     default: object
-    in_force: bool
 
     @property
     def kind(self) -> Kind:
@@ -54,7 +51,6 @@ class Row:
             self.kind.unit,
             self.default_text,
             self.option.doc,
-            "yes" if self.in_force else "not yet",
         )
         return f"| {' | '.join(cells)} |"
 
@@ -71,7 +67,7 @@ def rows(cls: type = Config, path: str = "hsm") -> Iterator[Row]:
                 yield from rows(nested, f"{here}[]")
             case kind:
                 held = getattr(usual, name)
-                yield Row(here, setting, None if held is None else kind.show(held), is_in_force(here))
+                yield Row(here, setting, None if held is None else kind.show(held))
 
 
 def literal(value: Any) -> str:
@@ -94,7 +90,7 @@ def literal(value: Any) -> str:
 
 def option_table() -> str:
     """All options in Markdown, with a newline at its end."""
-    head = "| option | type | unit | default | meaning | in force |\n|---|---|---|---|---|---|\n"
+    head = "| option | type | unit | default | meaning |\n|---|---|---|---|---|\n"
     return head + "".join(f"{row.to_markdown()}\n" for row in rows())
 
 

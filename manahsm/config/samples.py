@@ -17,7 +17,6 @@ from attrs import frozen
 
 from manahsm.config.kinds import Table, Tables
 from manahsm.config.model import Config, ConnectionPool, SlotOptions, pool_of
-from manahsm.config.not_in_force import is_in_force
 from manahsm.config.options import Option, join_path, nearest, options_of
 from manahsm.config.reference import literal
 from manahsm.config.vendors import Variable, Vendor, VendorProfile, profile_of
@@ -121,7 +120,7 @@ def _table(table: Any, path: str, sample: _Sample) -> Iterator[str]:
 
 def _option(path: str, setting: Option, held: object, sample: _Sample) -> Iterator[str]:
     yield ""
-    yield from _comment(setting.doc + ("" if is_in_force(path) else " (Not acted on yet.)"))
+    yield from _comment(setting.doc)
     yield from sample.remarks.get(path, ())
     if path in sample.choices:
         yield f"{setting.name} = {literal(sample.choices[path])}"

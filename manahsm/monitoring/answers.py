@@ -12,10 +12,10 @@ from http import HTTPStatus
 import msgspec
 from attrs import frozen
 
-from manahsm.config.addresses import is_loopback
+from manahsm.config.addresses import host_of, is_loopback
 from manahsm.monitoring.exposition import CONTENT_TYPE
 
-__all__ = ["Answer", "Page", "Pages", "answer_to", "host_of", "pages_of"]
+__all__ = ["Answer", "Page", "Pages", "answer_to", "pages_of"]
 
 _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
@@ -104,11 +104,3 @@ def answer_to(method: str, target: str, host: str | None, pages: Pages, *, loopb
         allowed = ", ".join(_METHODS)
         return Answer.text(HTTPStatus.METHOD_NOT_ALLOWED, f"only {allowed} are allowed", ("Allow", allowed))
     return page()
-
-
-def host_of(header: str) -> str:
-    """The host in a ``Host`` header, without port and brackets, in lower case (RFC 9110, 7.2)."""
-    host = header.strip().lower()
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.rpartition(":")[0] if host.count(":") == 1 else host

@@ -143,7 +143,7 @@ CANARY_UNKNOWN = _warning("canary_unknown", "Canary key not registered")
 
 # ---- config_manager ----
 
-WITHOUT_EFFECT = _info("without_effect", "Settings without effect")
+SECRETS_UNREADABLE = _warning("secrets_unreadable", "PIN or passphrase files can not be read")
 CONFIGURATION_CHANGED = _info("configuration_changed", "Configuration changed", cleared=Cleared.BY_TIME, lasts=_HOUR)
 
 # ---- any component; alert_manager ----

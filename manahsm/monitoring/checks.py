@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 import anyio.to_thread
 
 from manahsm.config.model import Config
+from manahsm.config.secret_files import read_secret_file
+from manahsm.errors import ConfigProblem
 from manahsm.keys.registry import KeyRegistry
 from manahsm.monitoring.canary import CanaryKey
 from manahsm.monitoring.components import AUDIT, CONFIG_MANAGER, KEY_MANAGER, SIGNING_SERVICE
@@ -34,6 +38,7 @@ __all__ = [
     "slot_load",
 ]
 
+T = TypeVar("T")
 Wake = Callable[[], None]
 
 
@@ -168,7 +173,7 @@ class KeyCheck(Check):
         self._canary = canary
         self._directory = config.keystore_directory
         self._has_passphrase = config.keystore.passphrase_file is not None
-        self._looking = False
+        self._disk = _Disk()
 
     async def look(self) -> Observation:
         """Ask the registry, and look for files."""
@@ -191,24 +196,16 @@ class KeyCheck(Check):
         )
 
     async def _without_file(self, key_ids: Sequence[str]) -> list[str]:
-        """Return those whose file is not there; a file system that hangs holds one thread, and not one a check."""
-        if not key_ids:
-            return []
-        if self._looking:
-            raise TimeoutError
+        """Return those whose file is not there."""
 
         def look() -> list[str]:
-            try:
-                return [key_id for key_id in key_ids if not (self._directory / f"{key_id}.json").is_file()]
-            finally:
-                self._looking = False
+            return [key_id for key_id in key_ids if not (self._directory / f"{key_id}.json").is_file()]
 
-        self._looking = True
-        return await anyio.to_thread.run_sync(look, abandon_on_cancel=True)
+        return await self._disk.look(look) if key_ids else []
 
 
 class ConfigurationCheck(Check):
-    """Whether every setting does something.
+    """Whether the secret files that the configuration names could be read again.
 
     Args:
         config: the configuration in force.
@@ -217,8 +214,47 @@ class ConfigurationCheck(Check):
     component = CONFIG_MANAGER
 
     def __init__(self, config: Config) -> None:
-        self._notices = config.not_in_force()
+        self._files = config.secret_files()
+        self._disk = _Disk()
 
     async def look(self) -> Observation:
-        """Say again what was found at the start: it does not change."""
-        return Observation(judge_configuration(self._notices), {"notices": len(self._notices)})
+        """Read every file, and forget it."""
+
+        def read() -> list[ConfigProblem]:
+            return [problem for option, path in self._files if (problem := _problem_with(path, option)) is not None]
+
+        problems = await self._disk.look(read) if self._files else []
+        return Observation(judge_configuration(problems), {"secret_files": len(self._files)})
+
+
+def _problem_with(path: Path, option: str) -> ConfigProblem | None:
+    try:
+        read_secret_file(path)
+    except ValueError as error:
+        return ConfigProblem(option, str(error))
+    return None
+
+
+class _Disk:
+    """Looks at files in a thread; a file system that hangs holds one thread, and not one a check."""
+
+    def __init__(self) -> None:
+        self._looking = False
+
+    async def look(self, at: Callable[[], T]) -> T:
+        """Do it.
+
+        Raises:
+            TimeoutError: the last look has not ended yet.
+        """
+        if self._looking:
+            raise TimeoutError
+
+        def look() -> T:
+            try:
+                return at()
+            finally:
+                self._looking = False
+
+        self._looking = True
+        return await anyio.to_thread.run_sync(look, abandon_on_cancel=True)

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 import httpx
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
+from manahsm.http_body import one_piece
 from supervisors import Clock
 
 __all__ = ["Poster", "Undelivered"]
@@ -29,25 +30,6 @@ class Undelivered(Exception):  # noqa: N818 - what became of it
 
 class _TryAgain(Undelivered):
     """It may be taken later."""
-
-
-class _Body(httpx.AsyncByteStream):
-    """The body of one request, in one piece.
-
-    httpx's own is an asynchronous generator, which trio finds unfinished, and complains of, when a request is cancelled
-    while it is sent.
-    """
-
-    def __init__(self, content: bytes) -> None:
-        self._left = [content]
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if not self._left:
-            raise StopAsyncIteration
-        return self._left.pop()
 
 
 class Poster:
@@ -104,8 +86,7 @@ class Poster:
             raise RuntimeError("not connected")
         try:
             with self._clock.fail_after(self._timeout):
-                request = self._client.build_request("POST", self._url, content=body)
-                request.stream = _Body(body)
+                request = one_piece(self._client.build_request("POST", self._url, content=body))
                 # Only the status is looked at: what else comes back may be endless.
                 response = await self._client.send(request, stream=True)
                 status = response.status_code

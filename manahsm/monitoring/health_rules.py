@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from attrs import frozen
 
 from manahsm.config.tables import Thresholds
+from manahsm.errors import ConfigProblem
 from manahsm.monitoring import causes
 from manahsm.monitoring.causes import HealthStatus, worst
 from manahsm.monitoring.traffic import Load, TrafficCounts
@@ -118,9 +119,9 @@ def judge_keys(
     return _worst_first(findings)
 
 
-def judge_configuration(notices: Sequence[str]) -> tuple[Finding, ...]:
-    """What is wrong with the configuration: settings that do nothing."""
-    return (Finding(causes.WITHOUT_EFFECT, "; ".join(notices)),) if notices else ()
+def judge_configuration(problems: Sequence[ConfigProblem]) -> tuple[Finding, ...]:
+    """What is wrong with the files that the configuration names; they are needed at the next start, if not before."""
+    return (Finding(causes.SECRETS_UNREADABLE, "; ".join(map(str, problems))),) if problems else ()
 
 
 # ---- the whole ----

@@ -1,4 +1,4 @@
-"""The documentation tells the truth, and options without effect say so."""
+"""The documentation tells the truth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 from manahsm.config.kinds import Table, Tables
 from manahsm.config.load import load_config
 from manahsm.config.model import Config
-from manahsm.config.not_in_force import NOT_YET_IN_FORCE, is_in_force
 from manahsm.config.options import options_of
 from manahsm.config.reference import literal, option_table, pool_table, rows
 from manahsm.config.samples import generate_sample_config
@@ -97,65 +96,3 @@ def test_every_option_of_a_table_class_is_a_setting() -> None:
 )
 def test_values_are_written_as_toml(value: object, text: str) -> None:
     assert literal(value) == text
-
-
-class TestNotInForce:
-    def test_each_entry_names_an_option_or_a_table(self) -> None:
-        paths = paths_of(Config, "hsm")
-
-        assert all(any(f"{path}.".startswith(f"{known}.") for path in paths) for known in NOT_YET_IN_FORCE)
-
-    def test_the_page_says_so_too(self) -> None:
-        verdicts = dict(re.findall(r"^\| `(hsm\.[^`]+)` \|.*\| (yes|not yet) \|$", PAGE, re.MULTILINE))
-
-        assert {path for path, verdict in verdicts.items() if verdict == "not yet"} == {
-            path for path in paths_of(Config, "hsm") if not is_in_force(path)
-        }
-
-    def test_defaults_are_no_cause_for_a_warning(self) -> None:
-        assert Config().not_in_force() == ()
-        assert load_config({"vendor": "thales", "slot_id": 1}, environ={}).not_in_force() == ()
-
-    def test_a_changed_option_is_named_with_the_reason(self) -> None:
-        config = load_config(
-            {
-                "vendor": "softhsm",
-                "monitoring": {"health_check_interval": 9000},
-                "api": {"port": 1, "host": "::1"},
-                "slots": [{"slot_id": 1}, {"slot_id": 2, "priority": "backup"}],
-            },
-            environ={},
-        )
-
-        assert [line.partition(" is set but not acted on yet: ")[0] for line in config.not_in_force()] == [
-            "hsm.api.host",
-            "hsm.api.port",
-        ]
-        assert all(any(reason in line for reason in NOT_YET_IN_FORCE.values()) for line in config.not_in_force())
-
-    def test_an_option_that_is_in_force_is_not_named(self) -> None:
-        config = load_config({"enabled": False, "debug": True, "service": {"queue_size": 5}}, environ={})
-
-        assert config.not_in_force() == ()
-
-    def test_an_option_of_a_slot_is_named_with_its_place(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("manahsm.config.not_in_force.NOT_YET_IN_FORCE", {"hsm.slots[].name": "so it is"})
-        config = load_config({"vendor": "softhsm", "slots": [{"slot_id": 1}, {"slot_id": 2, "name": "b"}]}, environ={})
-
-        assert config.not_in_force() == ("hsm.slots[1].name is set but not acted on yet: so it is",)
-
-    @pytest.mark.parametrize(
-        ("path", "expected"),
-        [
-            ("hsm.api", False),
-            ("hsm.api.port", False),
-            ("hsm.apis", True),
-            ("hsm.enabled", True),
-            ("hsm.connection_pool", True),
-            ("hsm.monitoring", True),
-            ("hsm.monitoring.metrics_retention", True),
-            ("hsm.slots[].priority", True),
-        ],
-    )
-    def test_a_table_covers_its_options(self, path: str, expected: bool) -> None:
-        assert is_in_force(path) is expected

@@ -72,7 +72,6 @@ def test_each_sample_loads(vendor: Vendor) -> None:
 
     assert (config.vendor, config.token_label) == (vendor, "manahsm")
     assert config.connection_pool == pool_of(vendor)
-    assert config.not_in_force() == ()
 
 
 @every_vendor

@@ -7,7 +7,8 @@ from http import HTTPStatus
 
 import pytest
 
-from manahsm.monitoring.answers import Answer, answer_to, host_of, pages_of
+from manahsm.config.addresses import host_of
+from manahsm.monitoring.answers import Answer, answer_to, pages_of
 
 PAGES = pages_of(lambda: "a 1\n", lambda: None, lambda: (True, {"status": "healthy"}))
 NOT_READY = pages_of(lambda: "", lambda: "no slot", lambda: (False, {"status": "unhealthy"}))

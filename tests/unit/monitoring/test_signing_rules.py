@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manahsm.config.tables import Thresholds
+from manahsm.errors import ConfigProblem
 from manahsm.monitoring import causes
 from manahsm.monitoring.causes import Cause, HealthStatus
 from manahsm.monitoring.health_rules import judge_audit, judge_configuration, judge_keys, judge_signing
@@ -164,8 +165,8 @@ def test_each_trouble_with_keys_is_named() -> None:
     ]
 
 
-def test_settings_without_effect_are_told_and_hurt_nothing() -> None:
-    (finding,) = judge_configuration(["hsm.api.port is set but not acted on yet"])
+def test_secret_files_that_can_not_be_read_are_named_by_their_options() -> None:
+    (finding,) = judge_configuration([ConfigProblem("hsm.pin_file", "is empty"), ConfigProblem("hsm.slots[1]", "x")])
 
-    assert finding.cause.status is HealthStatus.HEALTHY
+    assert (finding.cause.status, finding.detail) == (HealthStatus.DEGRADED, "hsm.pin_file: is empty; hsm.slots[1]: x")
     assert judge_configuration([]) == ()

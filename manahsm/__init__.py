@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from manahsm.channel import SigningChannel
+    from manahsm.client import RemoteError, RemoteService, connect
     from manahsm.config.load import load_config
     from manahsm.config.model import Config
     from manahsm.config.samples import generate_sample_config
@@ -80,6 +81,8 @@ __all__ = [
     "PolicyDenied",
     "RateLimited",
     "RegistryError",
+    "RemoteError",
+    "RemoteService",
     "Role",
     "RoleDenied",
     "Service",
@@ -93,6 +96,7 @@ __all__ = [
     "SigningChannel",
     "SlotStatus",
     "Usage",
+    "connect",
     "generate_sample_config",
     "load_config",
     "open_service",
@@ -100,6 +104,7 @@ __all__ = [
 
 _HOMES = {
     "manahsm.channel": ("SigningChannel",),
+    "manahsm.client": ("RemoteError", "RemoteService", "connect"),
     "manahsm.config.load": ("load_config",),
     "manahsm.config.model": ("Config",),
     "manahsm.config.samples": ("generate_sample_config",),

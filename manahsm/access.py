@@ -25,7 +25,7 @@ class Access:
 
     Attributes:
         caller: the name in the audit log.
-        keys: key ids, labels and 0x addresses, in any case.
+        keys: key ids, labels and addresses, these in lower case.
         roles: roles of keys.
         methods: names of methods, where ``*`` stands for any characters.
         blind_signing: whether digests may be signed whose meaning nobody can see.
@@ -49,7 +49,7 @@ class Access:
             return False
         if not self.keys:
             return True
-        return not self.keys.isdisjoint({key.key_id, key.label, key.address, key.address.lower()})
+        return not self.keys.isdisjoint({key.key_id, key.label, key.address.lower()})
 
     def check(self, key: KeyInfo, operation: Operation) -> None:
         """Insist that the caller may sign this with ``key``.

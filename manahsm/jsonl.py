@@ -7,7 +7,6 @@ operations, or ``{"id", "error": {"code", "message"}}``. A bad line gets an erro
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,7 +16,6 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from attrs import define, field
 
 from manahsm.errors import InvalidRequest, ManaHSMError, ServiceStopping
-from manahsm.nesting import MAX_DEPTH, too_deep
 from manahsm.requests import (
     Operation,
     Outcome,
@@ -28,6 +26,7 @@ from manahsm.requests import (
     is_timeout,
 )
 from manahsm.stdio import LineTooLong
+from manahsm.strict_json import NotJSON, NotStrict, read_json
 from supervisors import SYSTEM_CLOCK, Clock
 
 __all__ = ["CALLER", "answer_line", "parse_line", "serve_lines"]
@@ -53,15 +52,12 @@ def parse_line(line: bytes) -> tuple[Any, SignRequest]:
     Raises:
         BadLine: it is no request; the error carries the id where there is one.
     """
-    if too_deep(line):
-        raise BadLine(None, f"nested deeper than {MAX_DEPTH} levels")
     try:
-        # msgspec is strict about what is JSON, but of a name that stands twice it takes the last, where others take the
-        # first: what is signed would depend on who reads the line. The standard library can tell.
-        msgspec.json.decode(line)
-        fields = json.loads(line, object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError):
+        fields = read_json(line)
+    except NotJSON:
         raise BadLine(None, "not a line of JSON") from None
+    except NotStrict as problem:
+        raise BadLine(None, str(problem)) from None
     if not isinstance(fields, dict):
         raise BadLine(None, "not a JSON object")
     line_id = fields.get("id")
@@ -88,13 +84,6 @@ def parse_line(line: bytes) -> tuple[Any, SignRequest]:
         caller=CALLER,
     )
     return line_id, request
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise BadLine(None, "a name stands twice in one object")
-    return fields
 
 
 def _is_id(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""``python -m manahsm.run``: the service as a program.
+"""``python -m manahsm.run``: the service as a program, which serves HTTP unless it is told otherwise.
 
 The one thing to know: SIGTERM and SIGINT stop it in order (nothing new is read, what was accepted is answered,
 hosts log out, exit 0); a second SIGINT ends it at once, and its host processes die with it.
@@ -10,7 +10,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import anyio
@@ -22,7 +22,8 @@ from manahsm.config.model import Config
 from manahsm.errors import ConfigError, ManaHSMError
 from manahsm.jsonl import serve_lines
 from manahsm.logs import configure_logging, get_logger
-from manahsm.service import Service, open_service
+from manahsm.notify import Notifier
+from manahsm.service import Interface, Service, open_service
 from manahsm.stdio import LineReader, LineWriter, replace_closed_streams
 from supervisors import SupervisorError
 from supervisors.exits import leaves
@@ -88,7 +89,13 @@ async def _run(config: Config, options: argparse.Namespace) -> int:
     stop = anyio.Event()
     async with anyio.create_task_group() as tasks:
         await tasks.start(_watch_signals, stop)
-        status = await _serve(config, options, stop)
+        if options.check or options.stdio:
+            status = await _serve(config, options, stop, {})
+        else:
+            from manahsm.api.server import listening  # noqa: PLC0415 - uvicorn and starlette, where they serve
+
+            with listening(config) as server:
+                status = await _serve(config, options, stop, {"api": server.serve})
         tasks.cancel_scope.cancel()
     return status
 
@@ -103,7 +110,9 @@ async def _watch_signals(stop: anyio.Event, *, task_status: TaskStatus[None]) ->
             stop.set()
 
 
-async def _serve(config: Config, options: argparse.Namespace, stop: anyio.Event) -> int:
+async def _serve(
+    config: Config, options: argparse.Namespace, stop: anyio.Event, interfaces: Mapping[str, Interface]
+) -> int:
     status = 0
     async with anyio.create_task_group() as tasks:
         starting = tasks.cancel_scope
@@ -113,7 +122,7 @@ async def _serve(config: Config, options: argparse.Namespace, stop: anyio.Event)
             starting.cancel()
 
         tasks.start_soon(give_up_start)
-        async with open_service(config) as service:
+        async with open_service(config, interfaces=interfaces) as service:
             starting = anyio.CancelScope()  # from here on a stop is in order, and no cancellation
             status = await _work(service, options, stop)
         tasks.cancel_scope.cancel()
@@ -122,8 +131,7 @@ async def _serve(config: Config, options: argparse.Namespace, stop: anyio.Event)
 
 async def _work(service: Service, options: argparse.Namespace, stop: anyio.Event) -> int:
     if not (options.check or options.stdio):
-        _log.warning("no interface: this release signs with --stdio and embedded; waiting for a signal")
-        await stop.wait()
+        await _until(stop)
         return 0
     lost: list[OSError] = []
     output = LineWriter(_STDOUT)
@@ -153,6 +161,25 @@ async def _work(service: Service, options: argparse.Namespace, stop: anyio.Event
     if lost:
         _log.error("output lost", error=lost[0].strerror, lines=len(lost))
     return _EXIT_FAILED if lost else status
+
+
+async def _until(stop: anyio.Event) -> None:
+    """Serve until a signal comes, and keep the service manager informed."""
+    notifier = Notifier()
+    notifier.ready("signing")
+    _log.info("ready")
+    async with anyio.create_task_group() as tasks:
+        if notifier.watchdog is not None:
+            tasks.start_soon(_show_life, notifier, notifier.watchdog / 2)
+        await stop.wait()
+        tasks.cancel_scope.cancel()
+    notifier.stopping()
+
+
+async def _show_life(notifier: Notifier, interval: float) -> None:
+    while True:
+        notifier.alive()
+        await anyio.sleep(interval)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from manahsm.config.load import load_config
 from manahsm.config.model import Config
 from manahsm.errors import InvalidRequest, ManaHSMError
 from manahsm.ethereum.signatures import address_of, parse_private_key, public_key_of
-from manahsm.logs import get_logger
 from manahsm.monitoring.alert_rules import Alert
 from manahsm.monitoring.performance import PerformanceMetrics
 from manahsm.monitoring.stats import ServiceStats
@@ -49,8 +48,6 @@ from manahsm.tree import Body
 from supervisors import SYSTEM_CLOCK, ChildContext, Clock
 
 __all__ = ["Interface", "Service", "open_service"]
-
-_log = get_logger("manahsm.service")
 
 _CHANNEL_CAPACITY = 1024
 _BATCH_AT_ONCE = 64  # more would keep the loop for long when all of them are prepared in one go
@@ -524,8 +521,6 @@ async def open_service(
     """
     source = Path(config) if isinstance(config, (str, os.PathLike)) else config
     loaded = load_config(source, environ=environ)
-    for notice in loaded.not_in_force():
-        _log.warning("option not in force", notice=notice)
 
     def bodies(parts: Assembly) -> dict[str, Body]:
         return {name: partial(interface, Service(parts)) for name, interface in interfaces.items()}

@@ -78,9 +78,9 @@ ensure_dev() {
         backend=software
         say "SoftHSM is not here and cannot be installed: running on software keys (apt-get install softhsm2 for a token)"
     fi
-    [ "$(cat "$VAR/dev.ready" 2>/dev/null)" = "$backend $ROOT" ] && [ -f "$VAR/dev.toml" ] && return 0
+    [ "$(cat "$VAR/dev.ready" 2>/dev/null)" = "api $backend $ROOT" ] && [ -f "$VAR/dev.toml" ] && return 0
     (umask 077 && mkdir -p "$VAR")
     "$VENV/bin/python" "$ROOT/scripts/dev_setup.py" "$VAR" "$backend" "$(softhsm_library || true)" >&2 ||
         die "the dev keys could not be made (see above)"
-    printf '%s\n' "$backend $ROOT" >"$VAR/dev.ready"
+    printf '%s\n' "api $backend $ROOT" >"$VAR/dev.ready"
 }

@@ -6,6 +6,7 @@ the keys ``dev-signer`` and ``dev-validator``, all under DIRECTORY. Run again, i
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import manahsm
 from manahsm.logs import configure_logging
 
 TOKEN_LABEL = "manahsm-dev"  # noqa: S105 - a name, not a secret
+SOCKET = "api.sock"
 KEYS = {"dev-signer": "transaction_signer", "dev-validator": "validator"}
 
 HSM_TABLE = """\
@@ -34,6 +36,22 @@ COMMON_TABLE = """\
 state_dir = "state-{backend}"
 keystore = {{ passphrase_file = "passphrase" }}
 """
+# Whoever is on this machine may have things signed; whoever runs this may manage, at a Unix socket.
+API_TABLE = """
+[hsm.api]
+socket = "{socket}"
+
+[[hsm.api.callers]]
+name = "anybody"
+anonymous = true
+
+[[hsm.api.callers]]
+name = "developer"
+uid = {uid}
+admin = true
+blind_signing = true
+"""
+LONGEST_SOCKET = 100  # characters; unix(7) allows 107
 
 
 def write_config(directory: Path, backend: str, library: str) -> Path:
@@ -44,6 +62,7 @@ def write_config(directory: Path, backend: str, library: str) -> Path:
         "# Made by scripts/run for development on this machine.\n\n[hsm]\n"
         + table
         + COMMON_TABLE.format(backend=backend)
+        + (API_TABLE.format(socket=SOCKET, uid=os.getuid()) if len(str(directory / SOCKET)) < LONGEST_SOCKET else "")
     )
     return path
 

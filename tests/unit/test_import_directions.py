@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 
 # From the ground up. A room imports from floors below it and from itself, never from a neighbour.
 FLOORS = (
-    {"errors", "files", "hsm.quirks", "logs", "nesting", "stdio", "times"},
-    {"ethereum", "requests"},
+    {"errors", "files", "hsm.quirks", "http_body", "logs", "nesting", "stdio", "times"},
+    {"ethereum", "notify", "requests", "strict_json"},
     {"access", "config"},
     {"audit", "hsm", "keys"},
     {"signing"},

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -86,13 +89,16 @@ class Running:
         answer: dict[str, Any] = json.loads(self.process.stdout.readline())
         return answer
 
-    def read_log_until(self, words: bytes, times: int = 1) -> None:
-        """Wait until its log has said so."""
+    def read_log_until(self, words: bytes, times: int = 1) -> bytes:
+        """Wait until its log has said so; returns all that it has said meanwhile."""
         assert self.process.stderr is not None
+        said = b""
         while times:
             line = self.process.stderr.readline()
             assert line, "it ended"
+            said += line
             times -= words in line
+        return said
 
     def send(self, number: int) -> None:
         self.hosts()
@@ -420,13 +426,43 @@ def test_a_signal_during_the_start_ends_it(
     assert running.leftovers() == set()
 
 
-def test_without_an_interface_it_waits_for_a_signal(hsm: Path, start: Callable[..., Running]) -> None:
-    running = start(hsm)
-    running.read_log_until(b"no interface")
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_without_an_option_it_serves_http_until_a_signal_comes(
+    hsm: Path, start: Callable[..., Running], backend: str
+) -> None:
+    running = start(served(hsm), "--backend", backend)
+    address = re.search(rb"listening at=(\S+)", running.read_log_until(b"ready"))
+    assert address is not None
+    host, _, port = address[1].decode().partition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    call = {"jsonrpc": "2.0", "id": 1, "method": "eth_accounts"}
+    connection.request("POST", "/", json.dumps(call), {"content-type": "application/json"})
+    answer = json.loads(connection.getresponse().read())
     running.send(signal.SIGTERM)
+    status, _, errors = running.end()
+    connection.close()
 
-    assert running.end()[0] == 0
+    assert len(answer["result"]) == 1
+    assert status == 0, errors.decode()
+    assert b"Traceback" not in errors
     assert running.leftovers() == set()
+
+
+def test_a_port_in_use_is_an_error_before_anything_starts(hsm: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = run(served(hsm, port=taken.getsockname()[1]))
+
+    assert done.returncode == 2
+    assert b"is in use: stop the program that listens there" in done.stderr
+
+
+def served(config: Path, port: int = 0) -> Path:
+    """The same configuration with an HTTP interface on another port."""
+    table = json.loads(config.read_text())
+    table["hsm"]["api"] = {"port": port}
+    return write_config_file(config.with_name("served.json"), table)
 
 
 # ---- check ----
@@ -464,15 +500,6 @@ def test_check_fails_on_a_wrong_pin_and_says_so(softhsm_token: SoftHSMToken, tmp
     assert "wrong PIN" in done.stdout.decode()
     assert b"98765" not in done.stdout + done.stderr
     assert "user PIN count low" in softhsm_token.flags()
-
-
-def test_check_names_the_options_that_are_not_in_force(tmp_path: Path) -> None:
-    config = software_config(tmp_path, api={"port": 1234})
-    done = run(write_config_file(tmp_path / "config.json", config), "--check")
-
-    assert done.returncode == 0
-    assert "note: " in done.stdout.decode()
-    assert "hsm.api.port" in done.stdout.decode()
 
 
 # ---- what can not run ----

@@ -214,7 +214,11 @@ def test_members_of_a_newer_service_are_passed_over(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", VALUES, ids=kind_name)
-@pytest.mark.parametrize("wrong", [None, [], {}, {"a": object()}, [1], 1.5, True, "0xzz", "text"], ids=lambda wrong: type(wrong).__name__)
+@pytest.mark.parametrize(
+    "wrong",
+    [None, [], {}, {"a": object()}, [1], 1.5, True, "0xzz", "text"],
+    ids=lambda wrong: type(wrong).__name__,
+)
 def test_each_member_is_of_its_kind_or_the_whole_is_refused(value: Any, wrong: Any) -> None:
     document = plain(value)
     for name in document:

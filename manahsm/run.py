@@ -7,6 +7,7 @@ hosts log out, exit 0); a second SIGINT ends it at once, and its host processes 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -124,6 +125,7 @@ async def _serve(
         tasks.start_soon(give_up_start)
         async with open_service(config, interfaces=interfaces) as service:
             starting = anyio.CancelScope()  # from here on a stop is in order, and no cancellation
+            gc.freeze()  # modules live as long as the program: going through them would keep the loop for 25 ms
             status = await _work(service, options, stop)
         tasks.cancel_scope.cancel()
     return status

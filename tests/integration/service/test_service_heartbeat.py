@@ -19,9 +19,7 @@ from services import config_for
 from softhsm import SoftHSMToken
 
 PROGRAM = Path(__file__).parent / "heartbeat_program.py"
-# Seconds: the promise. A full pass of Python's garbage collector over the modules of a program, which the first use of
-# typed data sets off, takes 25 ms by itself where rich is installed, which structlog and httpx then import.
-LONGEST = 0.050
+LONGEST = 0.020  # seconds: the promise
 
 pytestmark = pytest.mark.alone  # it measures; the unmeasured time of another test (a busy disk, say) would count
 

@@ -14,16 +14,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, Unpack
 
-import anyio
-
 from manahsm import channel
 from manahsm.access import Access
 from manahsm.assembly import Assembly, assembled
+from manahsm.at_once import each
 from manahsm.audit.records import AuditEvent, AuditOutcome, AuditRecord
 from manahsm.config.load import load_config
 from manahsm.config.model import Config
 from manahsm.errors import InvalidRequest, ManaHSMError
 from manahsm.ethereum.signatures import address_of, parse_private_key, public_key_of
+from manahsm.keys.roles import only_key
 from manahsm.monitoring.alert_rules import Alert
 from manahsm.monitoring.performance import PerformanceMetrics
 from manahsm.monitoring.stats import ServiceStats
@@ -119,13 +119,8 @@ class Service:
             ManaHSMError: as :meth:`sign_transaction`.
         """
         wanted = _member(Role, role, "role")
-        keys = self._registry.list(role=wanted, state="active")
-        if len(keys) != 1:
-            found = ", ".join(key.label for key in keys) or "none"
-            raise InvalidRequest(
-                f"one active key with the role {wanted} is needed (found: {found}): name a key instead"
-            )
-        return await self.sign_transaction(tx, keys[0].key_id, chain_id, **options)
+        key = only_key(self._registry.list(role=wanted, state="active"), wanted)
+        return await self.sign_transaction(tx, key.key_id, chain_id, **options)
 
     async def batch_sign_transactions(
         self,
@@ -139,21 +134,14 @@ class Service:
         Returns:
             One result or error for each transaction, in order; an error of one stops no other.
         """
-        transactions = list(txs)
-        results: list[SignedTransaction | ManaHSMError | None] = [None] * len(transactions)
-        ahead = iter(enumerate(transactions))
 
-        async def sign_some() -> None:
-            for position, tx in ahead:
-                try:
-                    results[position] = await self.sign_transaction(tx, private_key_or_key, chain_id, **options)
-                except ManaHSMError as error:
-                    results[position] = error
+        async def sign(tx: Any) -> SignedTransaction | ManaHSMError:
+            try:
+                return await self.sign_transaction(tx, private_key_or_key, chain_id, **options)
+            except ManaHSMError as error:
+                return error
 
-        async with anyio.create_task_group() as tasks:
-            for _ in range(min(_BATCH_AT_ONCE, self.config.service.queue_size, len(transactions))):
-                tasks.start_soon(sign_some)
-        return [result for result in results if result is not None]
+        return await each(sign, txs, at_once=min(_BATCH_AT_ONCE, self.config.service.queue_size))
 
     async def sign_hash(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -182,9 +182,4 @@ def _response(answer: Answer, request_id: str) -> Response:
     }
     if isinstance(answer.body, bytes):
         return Response(answer.body, answer.status, headers, answer.content_type)
-    return StreamingResponse(_parts(answer.body), answer.status, headers, answer.content_type)
-
-
-async def _parts(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    async for part in body:
-        yield part
+    return StreamingResponse(answer.body, answer.status, headers, answer.content_type)

@@ -6,15 +6,18 @@ The one thing to know: a request that is refused before the service has seen it 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from manahsm.access import Access, Asker, asked_by
+from manahsm.api.codes import MethodDenied
 from manahsm.api.gateway import Gateway
-from manahsm.api.specs import Asked
+from manahsm.api.specs import Asked, Kind
 from manahsm.audit.records import AuditEvent, AuditOutcome, AuditRecord, Decision
-from manahsm.errors import InvalidRequest, KeyNotFound, ManaHSMError
+from manahsm.errors import InvalidRequest, KeyNotFound, ManaHSMError, PolicyDenied, RoleDenied
 from manahsm.keys.labels import describe_reference
+from manahsm.keys.roles import only_key
 from manahsm.requests import KeyInfo, KeyState, Operation, Role, SignRequest
 from manahsm.service import Service
 from manahsm.signing.payloads import Signed
@@ -22,6 +25,7 @@ from manahsm.signing.payloads import Signed
 __all__ = ["Desk", "covered_key", "may_sign", "one_key_with_role"]
 
 T = TypeVar("T")
+_REFUSALS = (InvalidRequest, KeyNotFound, PolicyDenied, RoleDenied)
 
 
 class Desk:
@@ -78,6 +82,17 @@ class Desk:
                 return await work(service)
 
         return await self._gateway.run(for_them)
+
+    @asynccontextmanager
+    async def refusals_on_record(self, asked: Asked, act: str, kind: Kind) -> AsyncIterator[None]:
+        """See that a refusal in the block has an audit record, where it is worth one and the service wrote none."""
+        try:
+            yield
+        except _REFUSALS as error:
+            if not asked.recorded and kind is not Kind.READ:
+                signing = kind is Kind.SIGN and not isinstance(error, MethodDenied)
+                await self.note_refusal(asked, act, error, signing=signing)
+            raise
 
     async def note_refusal(
         self, asked: Asked, act: str, error: ManaHSMError, *, signing: bool, operation: Operation | None = None
@@ -147,8 +162,4 @@ async def one_key_with_role(service: Service, role: Role, access: Access) -> Key
     Raises:
         InvalidRequest: there is none, or more than one; the message names them.
     """
-    keys = [key for key in await service.list_keys(role=role) if may_sign(key, access)]
-    if len(keys) != 1:
-        found = ", ".join(key.label for key in keys) or "none"
-        raise InvalidRequest(f"one active key with the role {role} is needed (found: {found}): name a key instead")
-    return keys[0]
+    return only_key([key for key in await service.list_keys(role=role) if may_sign(key, access)], role)

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Protocol
 
-import anyio
 from attrs import define
 
 from manahsm.api.calls import Answer, Call, Methods, RPCError, Visitor
 from manahsm.api.codes import MethodDenied, Shown, internal_error, not_found, shown
 from manahsm.api.jsonrpc import Batch, Failure, Id, Invalid, Notification, Request, Success, join, read, write
-from manahsm.errors import ManaHSMError, ServiceStopping
+from manahsm.at_once import each
+from manahsm.errors import ManaHSMError
 from manahsm.logs import get_logger
 
 __all__ = ["Dispatcher", "Forward"]
@@ -78,22 +78,15 @@ class Dispatcher:
             return Answer(status=problem.status, body=write(_failure(request.id, problem)), headers=problem.headers)
 
     async def _batch(self, items: Sequence[Request | Notification | Invalid], visitor: Visitor) -> Answer:
-        batch = _Answers([None] * len(items))
-        ahead = iter(enumerate(items))
+        room = _Room()
 
-        async def answer_some() -> None:
-            for position, item in ahead:
-                batch.put(position, item, await self._item(item, position, visitor))
+        async def answer(numbered: tuple[int, Request | Notification | Invalid]) -> bytes | None:
+            position, item = numbered
+            return room.take(item, await self._item(item, position, visitor))
 
-        async with anyio.create_task_group() as tasks:
-            for _ in range(min(_AT_ONCE, len(items))):
-                tasks.start_soon(answer_some)
-        answers = [
-            batch.written[position] or _unanswered(item, visitor)
-            for position, item in enumerate(items)
-            if not isinstance(item, Notification)
-        ]
-        return Answer(body=join(answers)) if answers else _NOTHING
+        answers = await each(answer, enumerate(items), at_once=_AT_ONCE)
+        written = [one for one in answers if one is not None]
+        return Answer(body=join(written)) if written else _NOTHING
 
     async def _item(self, item: Request | Notification | Invalid, position: int, visitor: Visitor) -> bytes | None:
         match item:
@@ -120,20 +113,19 @@ class Dispatcher:
 
 
 @define
-class _Answers:
-    """The answers of a batch as they are made: the place of each is that of its call."""
+class _Room:
+    """What is left in memory for the answers of a batch, as they are made."""
 
-    written: list[bytes | None]
     size: int = 0
 
-    def put(self, position: int, item: Request | Notification | Invalid, answer: bytes | None) -> None:
+    def take(self, item: Request | Notification | Invalid, answer: bytes | None) -> bytes | None:
         if answer is None:
-            return
+            return None
         if self.size + len(answer) > _MOST_ANSWERS and not isinstance(item, Notification):
             message = f"the answers of a batch have at most {_MOST_ANSWERS} bytes: make this call alone"
             answer = write(Failure(id=item.id, code=_RESPONSE_TOO_LARGE, message=message))
         self.size += len(answer)
-        self.written[position] = answer
+        return answer
 
 
 _NOTHING = Answer(status=HTTPStatus.NO_CONTENT, body=b"")
@@ -158,11 +150,3 @@ def _failure(call_id: Id, problem: Shown) -> Failure:
 
 def _refusal(invalid: Invalid) -> Failure:
     return Failure(id=invalid.id, code=invalid.error.code, message=invalid.error.message, data=invalid.error.data)
-
-
-def _unanswered(item: Request | Invalid, visitor: Visitor) -> bytes:
-    """The answer to a call whose task ended without one: the loop that the service runs on has ended."""
-    if isinstance(item, Invalid):
-        return write(_refusal(item))
-    stopped = ServiceStopping("the service has stopped: what became of this call is not known")
-    return write(_failure(item.id, shown(stopped, visitor.dialect, item.method)))

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 from anyio.from_thread import BlockingPortal
 
+from manahsm.errors import ServiceStopping
 from manahsm.service import Service
 
 __all__ = ["Direct", "Gateway", "ThroughPortal"]
@@ -23,7 +24,11 @@ class Gateway(Protocol):
     """Runs code where the service lives."""
 
     async def run(self, work: Callable[[Service], Awaitable[T]]) -> T:
-        """Await ``work(service)`` on the service's loop; cancelling this cancels it."""
+        """Await ``work(service)`` on the service's loop; cancelling this cancels it.
+
+        Raises:
+            ServiceStopping: that loop has ended, or ended meanwhile.
+        """
         ...
 
 
@@ -51,4 +56,15 @@ class ThroughPortal:
         async def there() -> T:
             return await work(self._service)
 
-        return await asyncio.wrap_future(self._portal.start_task_soon(there))
+        try:
+            future = self._portal.start_task_soon(there)
+        except RuntimeError:  # the portal takes nothing any more
+            raise ServiceStopping("the service has stopped: nothing was done") from None
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody has cancelled this caller: it was the other loop, which has ended.
+            raise ServiceStopping("the service has stopped: what became of this call is not known") from None

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import anyio
-
 from manahsm import wire
 from manahsm.access import Access
 from manahsm.api import params
 from manahsm.api.codes import shown
 from manahsm.api.desk import Desk, covered_key, one_key_with_role
 from manahsm.api.specs import Asked, Do, Kind, Spec
+from manahsm.at_once import each
 from manahsm.config.model import Config
-from manahsm.errors import ManaHSMError, ServiceStopping
+from manahsm.errors import ManaHSMError
 from manahsm.requests import Backend, KeyInfo, Operation, Role, Usage
 from manahsm.service import Service
 
@@ -151,23 +150,15 @@ class _Signing:
         chain_id: int | None,
         timeout: float | None,  # noqa: ASYNC109 - the service keeps it
     ) -> Any:
-        answers: list[dict[str, Any] | None] = [None] * len(txs)
-        ahead = iter(enumerate(txs))
         sign = self.with_chain(Operation.TRANSACTION)
 
-        async def sign_some() -> None:
-            for position, tx in ahead:
-                try:
-                    answers[position] = {"result": await sign(asked, tx, key, chain_id, timeout)}
-                except ManaHSMError as error:
-                    answers[position] = {"error": _error(asked, error)}
+        async def answer(tx: dict[str, Any]) -> dict[str, Any]:
+            try:
+                return {"result": await sign(asked, tx, key, chain_id, timeout)}
+            except ManaHSMError as error:
+                return {"error": _error(asked, error)}
 
-        async with anyio.create_task_group() as tasks:
-            for _ in range(min(self._at_once, len(txs))):
-                tasks.start_soon(sign_some)
-        # A task without an answer was on a loop that has ended.
-        stopped = {"error": _error(asked, ServiceStopping("the service stopped"))}
-        return [stopped if answer is None else answer for answer in answers]
+        return await each(answer, txs, at_once=self._at_once)
 
 
 def _error(asked: Asked, error: ManaHSMError) -> dict[str, Any]:

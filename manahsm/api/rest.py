@@ -15,7 +15,7 @@ from attrs import define, field
 
 from manahsm.api import params
 from manahsm.api.calls import Answer, Call, Visitor
-from manahsm.api.codes import MethodDenied, http_status_of, retry_header
+from manahsm.api.codes import http_status_of, retry_header
 from manahsm.api.desk import Desk, may_sign
 from manahsm.api.gateway import Gateway
 from manahsm.api.specs import Asked, Kind
@@ -60,7 +60,6 @@ _STATUSES: tuple[tuple[type[ManaHSMError], int], ...] = (
     (FallbackExhausted, HTTPStatus.SERVICE_UNAVAILABLE),
     (AuditUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
 )
-_REFUSALS = (InvalidRequest, KeyNotFound, PolicyDenied, RoleDenied)
 
 
 class Rest:
@@ -107,15 +106,10 @@ class Rest:
             return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, ManaHSMError.code, f"internal error {visitor.request_id}")
 
     async def _admitted(self, page: _Page, method: str, asked: Asked, body: bytes) -> Answer:
-        try:
+        async with self._desk.refusals_on_record(asked, asked.call.method, page.kind):
             if page.name is not None:
                 check_may_call(asked.call, page.kind)
             return await page.methods[method](asked, body)
-        except _REFUSALS as error:
-            if not asked.recorded and page.kind is not Kind.READ:
-                signing = page.kind is Kind.SIGN and not isinstance(error, MethodDenied)
-                await self._desk.note_refusal(asked, asked.call.method, error, signing=signing)
-            raise
 
     def _page(self, path: str, visitor: Visitor) -> _Page | None:
         page = self._pages.get(path)

@@ -23,12 +23,10 @@ from manahsm.api.specs import Asked, Do, Kind, Spec
 from manahsm.api.web3signer import web3signer_specs
 from manahsm.config.api_tables import Dialect
 from manahsm.config.model import Config
-from manahsm.errors import InvalidRequest, KeyNotFound, ManaHSMError, PolicyDenied, RoleDenied
 
 __all__ = ["check_may_call", "methods_for"]
 
 _NONE: Methods = MappingProxyType({})
-_REFUSALS = (InvalidRequest, KeyNotFound, PolicyDenied, RoleDenied)
 
 
 def methods_for(config: Config, gateway: Gateway, dialects: tuple[Dialect, ...], extra: Methods = _NONE) -> Methods:
@@ -77,13 +75,9 @@ def _bound(spec: Spec, desk: Desk) -> Method:
 
     async def method(call: Call) -> Any:
         asked = Asked(call)
-        try:
+        async with desk.refusals_on_record(asked, spec.name, spec.kind):
             check_may_call(call, spec.kind)
             return await spec.do(asked, *params.bind(spec.params, call.params))
-        except _REFUSALS as error:
-            if not asked.recorded and spec.kind is not Kind.READ:
-                await _note(desk, asked, spec, error)
-            raise
 
     return method
 
@@ -92,19 +86,11 @@ def _guarded(spec: Spec, method: Method, desk: Desk) -> Method:
     """A method that does all by itself, but for looking at access."""
 
     async def guarded(call: Call) -> Any:
-        try:
+        async with desk.refusals_on_record(Asked(call), spec.name, spec.kind):
             check_may_call(call, spec.kind)
-        except MethodDenied as error:
-            await _note(desk, Asked(call), spec, error)
-            raise
         return await method(call)
 
     return guarded
-
-
-async def _note(desk: Desk, asked: Asked, spec: Spec, error: ManaHSMError) -> None:
-    signing = spec.kind is Kind.SIGN and not isinstance(error, MethodDenied)
-    await desk.note_refusal(asked, spec.name, error, signing=signing)
 
 
 def _discovery(do: Do) -> Spec:

@@ -11,7 +11,6 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
@@ -76,7 +75,7 @@ async def opened(options: Options) -> AsyncIterator[Service]:
     Raises:
         ServiceRunning: another process runs it.
         ManaHSMError: it can not be opened.
-        click.UsageError: there is no client in this release, or the token's file can not be used.
+        click.UsageError: the token's file can not be used.
         RemoteError: nobody answers at ``--url``, or no service of ours.
     """
     if options.url is not None:
@@ -122,16 +121,11 @@ def service_url(config: Config) -> str | None:
 
 
 def _client(options: Options) -> AbstractAsyncContextManager[Service]:
-    try:
-        connect = import_module("manahsm.client").connect
-    except ModuleNotFoundError as missing:
-        if missing.name != "manahsm.client":
-            raise
-        raise click.UsageError(
-            "--url is not in this release: stop the service, and give the command its configuration instead"
-        ) from None
-    way = {"token": _bearer_token(options), "ca": options.ca, "certificate": options.certificate}
-    return cast("AbstractAsyncContextManager[Service]", connect(options.url, **way))
+    from manahsm.client import connect  # noqa: PLC0415 - as above
+
+    assert options.url is not None  # noqa: S101 - whoever calls this has looked
+    client = connect(options.url, token=_bearer_token(options), ca=options.ca, certificate=options.certificate)
+    return cast("AbstractAsyncContextManager[Service]", client)
 
 
 def _bearer_token(options: Options) -> str | None:

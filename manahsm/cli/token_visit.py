@@ -35,7 +35,7 @@ _NO_KEY = (
 
 async def visit(slot: SlotConfig) -> list[Finding]:
     """Log in and try everything that a service does with a token."""
-    host, ready = HostProcess(_settings(slot)), anyio.Event()
+    host, ready = HostProcess(HostSettings.of(slot)), anyio.Event()
     ended: list[HostEnded] = []
     findings: list[Finding] = []
 
@@ -62,20 +62,6 @@ async def visit(slot: SlotConfig) -> list[Finding]:
         remedy = _advice(ended[0])
         findings.append(Finding("login" if "log in" in str(ended[0]) else "host", Verdict.FAIL, str(ended[0]), remedy))
     return [evolve(finding, slot=slot.name) for finding in findings]
-
-
-def _settings(slot: SlotConfig) -> HostSettings:
-    return HostSettings(
-        name=slot.name,
-        library_path=str(slot.library_path),
-        slot_id=slot.slot_id,
-        token_label=slot.token_label,
-        pin=slot.pin,
-        environment=slot.environment,
-        quirks=slot.quirks,
-        call_timeout=slot.connection_pool.call_timeout,
-        start_timeout=slot.connection_pool.start_timeout,
-    )
 
 
 def _advice(failure: HostEnded | HSMFailure) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Self
 
 from attrs import Attribute, field, frozen
 
 from manahsm.config.secret import Secret
+from manahsm.config.slots import SlotConfig
 from manahsm.hsm.quirks import Quirks
 
 __all__ = ["HostSettings"]
@@ -49,6 +51,21 @@ class HostSettings:
     call_timeout: float = field(default=10.0, validator=_positive)
     start_timeout: float = field(default=30.0, validator=_positive)
     stop_grace: float = field(default=2.0, validator=_positive)
+
+    @classmethod
+    def of(cls, slot: SlotConfig) -> Self:
+        """Settings for the host processes of a configured slot."""
+        return cls(
+            name=slot.name,
+            library_path=str(slot.library_path),
+            slot_id=slot.slot_id,
+            token_label=slot.token_label,
+            pin=slot.pin,
+            environment=slot.environment,
+            quirks=slot.quirks,
+            call_timeout=slot.connection_pool.call_timeout,
+            start_timeout=slot.connection_pool.start_timeout,
+        )
 
     def reveal_pin(self) -> str | None:
         """Fetch the PIN, for the first frame only."""

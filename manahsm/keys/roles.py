@@ -6,11 +6,13 @@ in a token only, has no software twin, and is never signed in software, whatever
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from manahsm.config.model import SecurityPolicy
-from manahsm.errors import PolicyDenied, RoleDenied
+from manahsm.errors import InvalidRequest, PolicyDenied, RoleDenied
 from manahsm.requests import Backend, KeyInfo, KeyState, Operation, Role, Usage
 
-__all__ = ["backend_for_new_key", "check_import", "check_may_sign", "check_role_change", "software_allowed"]
+__all__ = ["backend_for_new_key", "check_import", "check_may_sign", "check_role_change", "only_key", "software_allowed"]
 
 
 def check_may_sign(key: KeyInfo, operation: Operation) -> None:
@@ -28,6 +30,22 @@ def check_may_sign(key: KeyInfo, operation: Operation) -> None:
     else:
         reason = "may not be used for signing"
     raise RoleDenied(f"{operation} refused: key {key.key_id} ({key.label}) {reason}")
+
+
+def only_key(keys: Sequence[KeyInfo], role: Role) -> KeyInfo:
+    """The one key that is left where a key is named by its role.
+
+    Args:
+        keys: active ones with this role.
+        role: for the message.
+
+    Raises:
+        InvalidRequest: there is none, or more than one; the message names them.
+    """
+    if len(keys) != 1:
+        found = ", ".join(key.label for key in keys) or "none"
+        raise InvalidRequest(f"one active key with the role {role} is needed (found: {found}): name a key instead")
+    return keys[0]
 
 
 def software_allowed(key: KeyInfo, policy: SecurityPolicy) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from enum import StrEnum
 
 import anyio
+from attrs import evolve
 
 from manahsm.config.model import CircuitBreaker as BreakerOptions
 from manahsm.config.model import SlotConfig
@@ -171,19 +172,7 @@ class Slot:
 
     def host_settings(self) -> HostSettings:
         """Settings for one host process of this slot. A token that was seen is known by its serial from then on."""
-        config, pool = self.config, self.config.connection_pool
-        return HostSettings(
-            name=self.name,
-            library_path=str(config.library_path),
-            slot_id=config.slot_id,
-            token_label=config.token_label,
-            serial=self._serial,
-            pin=self._pin,
-            environment=config.environment,
-            quirks=config.quirks,
-            call_timeout=pool.call_timeout,
-            start_timeout=pool.start_timeout,
-        )
+        return evolve(HostSettings.of(self.config), serial=self._serial, pin=self._pin)
 
     def unavailable(self) -> HSMUnavailable:
         """The refusal for a request that this slot cannot serve now."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from typing import Any
@@ -11,11 +10,13 @@ import anyio
 import anyio.lowlevel
 import msgspec
 import pytest
+from anyio.from_thread import start_blocking_portal
 from attrs import define, field
 
 from manahsm.access import Access
 from manahsm.api.calls import Answer, Call, Method, RPCError, Visitor
 from manahsm.api.dispatch import Dispatcher, Forward
+from manahsm.api.gateway import ThroughPortal
 from manahsm.config.api_tables import Dialect
 from manahsm.errors import HSMUnavailable, Overloaded
 
@@ -250,8 +251,11 @@ async def test_a_caller_who_leaves_cancels_what_is_done_for_them() -> None:
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the way to a service on another loop, which has ended
 async def test_calls_whose_loop_has_ended_are_told_so() -> None:
+    with start_blocking_portal(backend="trio") as portal:
+        gateway = ThroughPortal(None, portal)  # type: ignore[arg-type] - nobody is there to be asked
+
     async def lost(_call: Call) -> None:
-        raise asyncio.CancelledError
+        await gateway.run(lambda service: service.status())
 
     answers = said(await answer_to([call("lost", number=1), 7, call("lost", number=2)], methods={"lost": lost}))
     assert [(one["id"], one["error"]["code"]) for one in answers] == [(1, -32000), (None, -32600), (2, -32000)]

@@ -149,13 +149,6 @@ def test_a_breaker_is_somewhere_else() -> None:
     assert "--url" in manahsm("breaker", "open", "main").errors
 
 
-def test_without_a_client_the_url_is_refused_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "manahsm.client", None)  # as in a release that lacks it
-    refused = manahsm("status", "--url", "http://127.0.0.1:9000", "--json")
-    assert refused.status == 2
-    assert "--url is not in this release" in refused.error["message"]
-
-
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "unix:/nowhere/api.sock", "nonsense"])
 @pytest.mark.parametrize("words", [("status",), ("top", "--once"), ("keys", "list"), ("breaker", "reset", "main")])
 def test_a_service_that_is_not_there_is_an_error(url: str, words: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ import anyio
 from coincurve import PublicKey
 from softhsm import SoftHSMToken
 
+from manahsm.audit.log import AuditLog
 from manahsm.ethereum.signatures import address_of
 from manahsm.requests import Signature, SignedAuthorization, SignedTransaction
 
@@ -28,6 +29,7 @@ __all__ = [
     "config_for",
     "digest_of",
     "eventually",
+    "fill_the_disk_under",
     "host_pids",
     "recovered_address",
     "software_config",
@@ -163,3 +165,9 @@ def recovered_address(signature: Signature | SignedTransaction | SignedAuthoriza
 def _parity(v: int) -> int:
     """The y parity in any form of v (EIP-155, 27/28, or the parity itself)."""
     return v if v in (0, 1) else (v - 27) % 2 if v in (27, 28) else (v - 35) % 2
+
+
+def fill_the_disk_under(log: AuditLog) -> None:
+    """From now on the kernel answers writes to the log's file with ENOSPC."""
+    with Path("/dev/full").open("wb") as full:
+        os.dup2(full.fileno(), log._output._descriptor, inheritable=False)

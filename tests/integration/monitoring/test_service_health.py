@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from alert_samples import receiver
-from services import A_PRIVATE_KEY, audit_records, config_for, digest_of, eventually, software_config
+from services import (
+    A_PRIVATE_KEY,
+    audit_records,
+    config_for,
+    digest_of,
+    eventually,
+    fill_the_disk_under,
+    software_config,
+)
 from softhsm import SoftHSMToken
 from watched_services import watched
 
 import manahsm
-from manahsm.audit.log import AuditLog
 from manahsm.errors import InvalidRequest
 
 pytestmark = pytest.mark.anyio
-
-
-def fill_the_disk_under(log: AuditLog) -> None:
-    """From now on the kernel answers writes to the log's file with ENOSPC."""
-    with Path("/dev/full").open("wb") as full:
-        os.dup2(full.fileno(), log._output._descriptor, inheritable=False)
 
 
 async def test_a_service_of_software_keys_is_healthy(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from services import (
     config_for,
     digest_of,
     eventually,
+    fill_the_disk_under,
     host_pids,
     software_config,
     write_config_file,
@@ -29,15 +30,8 @@ from services import (
 from softhsm import SoftHSMToken
 
 import manahsm
-from manahsm.audit.log import AuditLog
 
 pytestmark = pytest.mark.anyio
-
-
-def fill_the_disk_under(log: AuditLog) -> None:
-    """From now on the kernel answers writes to the log's file with ENOSPC."""
-    with Path("/dev/full").open("wb") as full:
-        os.dup2(full.fileno(), log._output._descriptor, inheritable=False)
 
 
 def signings(directory: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from typing import Any
 from attrs import frozen
 
 from manahsm.config.slots import SlotConfig
-from manahsm.hsm.process import child_environment
+from manahsm.processes.child import child_environment
 
 __all__ = ["Library", "ProbeFailed", "Token", "list_tokens", "try_key"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from manahsm.hsm.hardening import detach_standard_streams, harden
+from manahsm.processes.hardening import detach_standard_streams, harden
 
 __all__ = ["main"]
 

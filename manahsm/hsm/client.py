@@ -25,7 +25,6 @@ from manahsm.hsm.failures import HostStartFailed, HSMFailure
 from manahsm.hsm.info import HostInfo, TokenKey
 from manahsm.hsm.link import HostLink, failure_to_error
 from manahsm.hsm.outcomes import Action, outcome_named
-from manahsm.hsm.process import HostChild
 from manahsm.hsm.protocol import (
     MAX_ITEMS,
     CloseSession,
@@ -44,10 +43,12 @@ from manahsm.hsm.protocol import (
     TokenInfo,
 )
 from manahsm.hsm.settings import HostSettings
+from manahsm.processes.child import ChildProcess
 from supervisors.clock import SYSTEM_CLOCK, Clock
 
 __all__ = ["HostProcess", "HostSession"]
 
+_HOST = "manahsm.hsm.host"
 _PRIVATE_KEY_SIZE = 32
 
 
@@ -100,7 +101,7 @@ class HostProcess:
             raise RuntimeError(f"host {self.settings.name} is running already")
         start = self._start_command()
         try:
-            child = HostChild(self.settings.environment)
+            child = ChildProcess(_HOST, self.settings.environment)
         except OSError as error:
             message = f"host {self.settings.name} can not be started: {error.strerror}"
             raise HostStartFailed(outcome_named("SPAWN_FAILED", "spawn"), message) from error

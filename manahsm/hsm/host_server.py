@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -42,9 +41,9 @@ from manahsm.hsm.protocol import (
     Start,
     StartFailed,
     TokenInfo,
-    encode,
     read_commands,
 )
+from manahsm.processes.frames import FrameWriter
 
 __all__ = ["Host", "serve"]
 
@@ -219,21 +218,6 @@ class Host:
         return [LoggedIn(command.id, self._generation)]
 
 
-class _Writer:
-    """Writes frames whole, from any thread."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._lock = threading.Lock()
-
-    def __call__(self, reply: Reply) -> None:
-        frame = encode(reply)
-        # A client that is gone reads no answers; the end of its own pipe then ends this process.
-        with self._lock, suppress(BrokenPipeError):
-            while frame:
-                frame = frame[os.write(self._descriptor, frame) :]
-
-
 def _commands(descriptor: int) -> Iterator[Command]:
     """Commands from the pipe until it ends or one says so."""
     reader = read_commands()
@@ -244,7 +228,7 @@ def _commands(descriptor: int) -> Iterator[Command]:
             yield command
 
 
-def _start(commands: Iterator[Command], write: _Writer) -> Host | None:
+def _start(commands: Iterator[Command], write: FrameWriter) -> Host | None:
     start = next(commands, None)
     if not isinstance(start, Start):
         return None
@@ -261,7 +245,7 @@ def serve(command_pipe: int, reply_pipe: int) -> int:
     """Serve until the client ends the pipe; returns the exit status."""
     commands = _commands(command_pipe)
     # The Start message, and the PIN with it, is forgotten when this returns.
-    host = _start(commands, _Writer(reply_pipe))
+    host = _start(commands, FrameWriter(reply_pipe))
     if host is None:
         return 1
     for command in commands:

@@ -17,7 +17,6 @@ import anyio.abc
 from manahsm.hsm.calls import Call, CallTable
 from manahsm.hsm.failures import HostCrashed, HostEnded, HostStartFailed, HostWedged, HSMFailure
 from manahsm.hsm.outcomes import Outcome, outcome_named, outcome_of
-from manahsm.hsm.process import HostChild
 from manahsm.hsm.protocol import (
     CloseSession,
     Command,
@@ -25,13 +24,13 @@ from manahsm.hsm.protocol import (
     Failure,
     Keys,
     Opened,
-    ProtocolError,
     Reply,
     Shutdown,
     StartFailed,
-    encode,
     read_replies,
 )
+from manahsm.processes.child import ChildProcess
+from manahsm.processes.frames import ProtocolError, encode
 from supervisors.clock import Clock
 
 __all__ = ["READY", "HostLink", "failure_to_error"]
@@ -46,7 +45,7 @@ _MAX_BACKLOG = 1 << 20  # bytes that wait because the pipe is full: the host has
 class HostLink:
     """One running host process, as calls and replies. Serves in :meth:`serve` and ends for good."""
 
-    def __init__(self, child: HostChild, name: str, clock: Clock) -> None:
+    def __init__(self, child: ChildProcess, name: str, clock: Clock) -> None:
         self._child = child
         self._name = name
         self._clock = clock

@@ -1,23 +1,19 @@
-"""Frames between a host process and its client: a 4-byte big-endian length, then one msgpack message.
+"""What a host process and its client say to each other, in frames of :mod:`manahsm.processes.frames`.
 
-The one thing to know: the first frame carries the PIN and an import carries a private key, so messages that hold
-secrets hide them from ``repr``, and errors about frames never quote their bytes. Every call has an id; replies carry
-it back and may come in any order.
-
-Messages are msgspec structs laid out as arrays with an integer tag: the cheapest form that is still checked on arrival.
+The one thing to know: every call has an id; replies carry it back and may come in any order. The first frame carries
+the PIN and an import carries a private key: both are :class:`~manahsm.processes.frames.Confidential`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from manahsm.hsm.quirks import Quirks
+from manahsm.processes.frames import Confidential, FrameReader
 
 __all__ = [
-    "MAX_FRAME",
     "MAX_ITEMS",
     "CloseSession",
     "Command",
@@ -25,7 +21,6 @@ __all__ = [
     "Failed",
     "Failure",
     "FindKeys",
-    "FrameReader",
     "GenerateKey",
     "ImportKey",
     "Info",
@@ -35,7 +30,6 @@ __all__ = [
     "LoggedIn",
     "OpenSession",
     "Opened",
-    "ProtocolError",
     "Ready",
     "RelabelKey",
     "Reply",
@@ -45,24 +39,12 @@ __all__ = [
     "Start",
     "StartFailed",
     "TokenInfo",
-    "encode",
     "read_commands",
     "read_replies",
 ]
 
-MAX_FRAME = 4 << 20
-"""Bytes that one message may have; a longer length means that something else writes into the pipe."""
-
 MAX_ITEMS = 4096
 """Digests that one :class:`Sign` may carry, so that the answer fits a frame even when each of them fails."""
-
-_LENGTH_SIZE = 4
-
-Message = TypeVar("Message")
-
-
-class ProtocolError(Exception):
-    """The bytes in the pipe are no frames of ours. Nothing that follows them can be trusted."""
 
 
 class Failure(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -107,17 +89,7 @@ class KeyRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
 # ---- from the client to the host ----
 
 
-class _Confidential(msgspec.Struct, array_like=True, frozen=True):
-    """A message with a PIN or a key in it: shown by name only."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(***)"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [("secret", "***")]
-
-
-class Start(_Confidential, frozen=True, tag=0):
+class Start(Confidential, frozen=True, tag=0):
     """First frame: which library, token and PIN."""
 
     library_path: str
@@ -180,7 +152,7 @@ class GenerateKey(msgspec.Struct, array_like=True, frozen=True, tag=5):
     label: str
 
 
-class ImportKey(_Confidential, frozen=True, tag=6):
+class ImportKey(Confidential, frozen=True, tag=6):
     """Put a key pair into the token; answered by :class:`Keys`."""
 
     id: int
@@ -203,7 +175,7 @@ class TokenInfo(msgspec.Struct, array_like=True, frozen=True, tag=8):
     id: int
 
 
-class LogInAgain(_Confidential, frozen=True, tag=9):
+class LogInAgain(Confidential, frozen=True, tag=9):
     """The login was lost: log in once more, with a new generation; answered by :class:`LoggedIn`."""
 
     id: int
@@ -288,64 +260,6 @@ class StartFailed(msgspec.Struct, array_like=True, frozen=True, tag=7):
 
 
 Reply = Ready | Signed | Opened | Done | Keys | LoggedIn | Failed | StartFailed
-
-_encoder = msgspec.msgpack.Encoder()
-
-
-def encode(message: Command | Reply) -> bytes:
-    """Return the frame of one message.
-
-    Raises:
-        ProtocolError: the message is longer than :data:`MAX_FRAME`.
-    """
-    body = _encoder.encode(message)
-    if len(body) > MAX_FRAME:
-        raise ProtocolError(f"a {type(message).__name__} message of {len(body)} bytes; the limit is {MAX_FRAME}")
-    return len(body).to_bytes(_LENGTH_SIZE, "big") + body
-
-
-class FrameReader(Generic[Message]):
-    """Cuts a byte stream into messages. Feed it whatever arrived; it keeps what is incomplete.
-
-    A wrong length or a message that does not decode raises :class:`ProtocolError`, after which the reader is of no use.
-    """
-
-    def __init__(self, decoder: msgspec.msgpack.Decoder[Message]) -> None:
-        self._decode = decoder.decode
-        self._pending = b""
-
-    @property
-    def incomplete(self) -> bool:
-        """Whether the stream stopped in the middle of a frame."""
-        return bool(self._pending)
-
-    def feed(self, data: bytes) -> list[Message]:
-        """Return the messages that ``data`` completes, in order.
-
-        Raises:
-            ProtocolError: these bytes are no frames of ours.
-        """
-        if self._pending:
-            data = self._pending + data
-        messages: list[Message] = []
-        view = memoryview(data)
-        start = 0
-        while len(data) - start >= _LENGTH_SIZE:
-            body = start + _LENGTH_SIZE
-            length = int.from_bytes(view[start:body], "big")
-            if length > MAX_FRAME:
-                raise ProtocolError(f"a frame of {length} bytes; the limit is {MAX_FRAME}")
-            end = body + length
-            if end > len(data):
-                break
-            try:
-                messages.append(self._decode(view[body:end]))
-            except msgspec.MsgspecError:
-                # The cause may quote the message, and messages can hold secrets.
-                raise ProtocolError(f"a frame of {length} bytes that is no message") from None
-            start = end
-        self._pending = data[start:]
-        return messages
 
 
 def read_commands() -> FrameReader[Command]:

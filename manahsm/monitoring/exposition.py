@@ -35,6 +35,9 @@ def escaped(value: str) -> str:
 class Exposition:
     """All metrics of one service. Use it from the event loop's thread alone.
 
+    Counting happens for every signature, a scrape every few seconds: so numbers are kept in plain dictionaries, and
+    those that have changed are handed to aioprometheus when its text is asked for.
+
     Args:
         names: what the configuration adds to the label values.
     """
@@ -43,6 +46,9 @@ class Exposition:
         self._registry = Registry()
         self._collectors: dict[str, Collector] = {}
         self._labels: dict[str, dict[Values, dict[str, str]]] = {}
+        self._numbers: dict[str, dict[Values, float]] = {}
+        self._changed: set[tuple[str, Values]] = set()
+        self._observed: dict[str, dict[Values, Buckets]] = {}
         for metric in CATALOGUE.values():
             self._add(metric, metric.series(names))
         self._add_build_info()
@@ -55,9 +61,11 @@ class Exposition:
         Raises:
             UnknownSeries: the catalogue has no such series.
         """
-        collector = self._collectors[name]
-        assert isinstance(collector, Counter)  # noqa: S101 - the table decides
-        collector.inc(self._series(name, values))
+        try:
+            self._numbers[name][values] += 1
+        except KeyError:
+            raise _unknown(name, values) from None
+        self._changed.add((name, values))
 
     def observe(self, name: str, amount: float, *values: str) -> None:
         """Add an observation to a histogram.
@@ -65,9 +73,11 @@ class Exposition:
         Raises:
             UnknownSeries: the catalogue has no such series.
         """
-        collector = self._collectors[name]
-        assert isinstance(collector, Histogram)  # noqa: S101 - the table decides
-        collector.observe(self._series(name, values), amount)
+        try:
+            buckets = self._observed[name][values]
+        except KeyError:
+            raise _unknown(name, values) from None
+        buckets.observe(amount)
 
     def set(self, name: str, amount: float, *values: str) -> None:
         """Set a gauge, or a counter that others keep.
@@ -75,48 +85,65 @@ class Exposition:
         Raises:
             UnknownSeries: the catalogue has no such series.
         """
-        self._collectors[name].set_value(self._series(name, values), amount)
+        numbers = self._numbers[name]
+        if values not in numbers:
+            raise _unknown(name, values)
+        numbers[values] = amount
+        self._changed.add((name, values))
 
     # ---- reading ----
 
     def value(self, name: str, *values: str) -> float:
-        """Return a counter or gauge."""
-        return float(self._collectors[name].get_value(self._series(name, values)))  # type: ignore[arg-type]
+        """Return a counter or gauge.
+
+        Raises:
+            UnknownSeries: the catalogue has no such series.
+        """
+        try:
+            return float(self._numbers[name][values])
+        except KeyError:
+            raise _unknown(name, values) from None
 
     def values(self, name: str) -> Iterator[tuple[Values, float]]:
         """Yield every series of a counter or gauge: its label values and its number."""
-        collector = self._collectors[name]
-        for values, labels in self._labels[name].items():
-            yield values, float(collector.get_value(labels))  # type: ignore[arg-type]
+        for values, number in self._numbers[name].items():
+            yield values, float(number)
 
     def text(self) -> str:
         """Return everything in the text format 0.0.4, metric by metric in the order of the catalogue."""
+        for name, values in self._changed:
+            self._collectors[name].set_value(self._labels[name][values], self._numbers[name][values])
+        self._changed.clear()
         formatter = TextFormatter()
         blocks = (formatter.marshall_collector(self._collectors[name]) for name in CATALOGUE)
         return "\n".join(blocks) + "\n"
 
     # ---- inside ----
 
-    def _series(self, name: str, values: Values) -> dict[str, str]:
-        try:
-            return self._labels[name][values]
-        except KeyError:
-            raise UnknownSeries(f"{name} has no series {values!r}") from None
-
     def _add(self, metric: Metric, series: tuple[Values, ...]) -> None:
         self._collectors[metric.name] = collector = _collector(metric, self._registry)
         self._labels[metric.name] = known = {
             values: dict(zip(metric.labels, map(escaped, values), strict=True)) for values in series
         }
+        if metric.kind is Kind.HISTOGRAM:
+            self._observed[metric.name] = observed = {values: Buckets(*DURATION_BUCKETS) for values in series}
+            for values, labels in known.items():
+                collector.set_value(labels, observed[values])
+            return
+        self._numbers[metric.name] = dict.fromkeys(series, 0)
         for labels in known.values():
-            start = Buckets(*DURATION_BUCKETS) if metric.kind is Kind.HISTOGRAM else 0
-            collector.set_value(labels, start)
+            collector.set_value(labels, 0)
 
     def _add_build_info(self) -> None:
         values = (version("manahsm"), platform.python_version())
         labels: Mapping[str, str] = dict(zip(CATALOGUE[_BUILD_INFO].labels, map(escaped, values), strict=True))
         self._labels[_BUILD_INFO][values] = dict(labels)
-        self.set(_BUILD_INFO, 1, *values)
+        self._numbers[_BUILD_INFO][values] = 1
+        self._changed.add((_BUILD_INFO, values))
+
+
+def _unknown(name: str, values: Values) -> UnknownSeries:
+    return UnknownSeries(f"{name} has no series {values!r}")
 
 
 def _collector(metric: Metric, registry: Registry) -> Collector:

@@ -18,8 +18,8 @@ from manahsm.hsm.client import HostProcess
 from manahsm.hsm.failures import HSMFailure
 from manahsm.hsm.info import TokenKey
 from manahsm.hsm.outcomes import Action
-from manahsm.hsm.protocol import MAX_FRAME
 from manahsm.hsm.quirks import Quirks
+from manahsm.processes.frames import MAX_FRAME
 
 pytestmark = pytest.mark.anyio
 

@@ -9,8 +9,8 @@ from manahsm.hsm.calls import CallTable
 from manahsm.hsm.failures import HostCrashed, HostWedged, HSMFailure
 from manahsm.hsm.host_session import discards_session, failure_of
 from manahsm.hsm.outcomes import outcome_named, outcome_of
-from manahsm.hsm.process import child_environment
 from manahsm.hsm.settings import HostSettings
+from manahsm.processes.child import child_environment
 
 
 @pytest.mark.parametrize("name", ["call_timeout", "start_timeout", "stop_grace"])

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manahsm.hsm.protocol import (
-    MAX_FRAME,
     CloseSession,
     Command,
     Done,
@@ -24,7 +23,6 @@ from manahsm.hsm.protocol import (
     LogInAgain,
     Opened,
     OpenSession,
-    ProtocolError,
     RelabelKey,
     Reply,
     Shutdown,
@@ -33,11 +31,11 @@ from manahsm.hsm.protocol import (
     Start,
     StartFailed,
     TokenInfo,
-    encode,
     read_commands,
     read_replies,
 )
 from manahsm.hsm.quirks import Quirks
+from manahsm.processes.frames import MAX_FRAME, ProtocolError, encode
 
 ids = st.integers(0, 2**63 - 1)
 texts = st.text(max_size=20)

@@ -1,8 +1,8 @@
-"""Starting, watching and reaping one host process. Linux.
+"""Starting, watching and reaping one child process. Linux.
 
-The one thing to know: a host dies with the *thread* that spawned it (PR_SET_PDEATHSIG counts threads), so it is
-spawned in the event loop's own thread. anyio.open_process would not do: on trio it spawns from a worker thread that
-ends after ten idle seconds, and the host with it. The exit is watched through a pidfd, alike on both loops.
+The one thing to know: a hardened child dies with the *thread* that spawned it (PR_SET_PDEATHSIG counts threads), so it
+is spawned in the event loop's own thread. anyio.open_process would not do: on trio it spawns from a worker thread that
+ends after ten idle seconds, and the child with it. The exit is watched through a pidfd, alike on both loops.
 """
 
 from __future__ import annotations
@@ -15,31 +15,32 @@ from collections.abc import Mapping
 
 import anyio
 
-__all__ = ["HostChild", "child_environment"]
+__all__ = ["ChildProcess", "child_environment"]
 
 _SECRET_PREFIX = "HSM_PIN"  # noqa: S105 - the names of variables
 
 
-def child_environment(ours: Mapping[str, str], vendor: Mapping[str, str]) -> dict[str, str]:
-    """Our environment and the vendor's variables, without anything that holds or names a PIN."""
-    merged = {**ours, **vendor}
+def child_environment(ours: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """Our environment and some variables over it, without anything that holds or names a PIN."""
+    merged = {**ours, **more}
     return {name: value for name, value in merged.items() if not name.startswith(_SECRET_PREFIX)}
 
 
-class HostChild:
-    """A running ``python -m manahsm.hsm.host``. Leaving the block kills what still runs and closes the pipes."""
+class ChildProcess:
+    """A running ``python -m MODULE PARENT``, with a pipe each way; :meth:`end` it when it is no longer needed."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, module: str, environment: Mapping[str, str]) -> None:
         """Start it.
 
         Args:
-            environment: the vendor's variables, added to ours.
+            module: run with our own interpreter; its one argument is our process id.
+            environment: variables that are added to ours.
 
         Raises:
             OSError: the process can not be started.
         """
         # -P: whatever lies in the working directory is not imported.
-        command = [sys.executable, "-P", "-m", "manahsm.hsm.host", str(os.getpid())]
+        command = [sys.executable, "-P", "-m", module, str(os.getpid())]
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             command,
             stdin=subprocess.PIPE,
@@ -78,7 +79,7 @@ class HostChild:
         self._process.send_signal(signal.SIGKILL)
 
     def close_pipes(self) -> None:
-        """Close both pipes, which asks the host to end. Nothing may be waiting for them any more."""
+        """Close both pipes, which asks the child to end. Nothing may be waiting for them any more."""
         self._stdin.close()
         self._stdout.close()
 

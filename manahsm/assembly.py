@@ -38,6 +38,7 @@ from manahsm.signing.router import Router
 from manahsm.signing.slot import Slot
 from manahsm.signing.stand_in import StandIn
 from manahsm.signing.twins import TwinKeeper
+from manahsm.software.client import SoftwareHost
 from manahsm.status import ServiceStatus, slot_status
 from manahsm.times import utc_now
 from manahsm.tree import Body, build_tree
@@ -127,6 +128,7 @@ class Assembly:
             audit=audit.run if audit is not None else _idle,
             registry=self._flush_registry,
             software=self.software,
+            software_host=SoftwareHost(clock) if keystore is not None and config.keystore.processes else None,
             slots=slots,
             record_keys=self.keyring.record_token,
             watchers=self._watchers(audit, TwinKeeper(registry, keystore, self.stand_in)),

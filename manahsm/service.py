@@ -7,7 +7,7 @@ accepted is finished or refused within ``service.shutdown_grace``, hosts log out
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,8 @@ __all__ = ["Interface", "Service", "open_service"]
 
 _CHANNEL_CAPACITY = 1024
 _BATCH_AT_ONCE = 64  # more would keep the loop for long when all of them are prepared in one go
+_CHUNK = 32  # of a batch for a software key: prepared in one go, in less than a millisecond
+_CHUNKS_AT_ONCE = 4
 
 S = TypeVar("S")
 E = TypeVar("E", Role, Backend, Usage)
@@ -134,14 +136,29 @@ class Service:
         Returns:
             One result or error for each transaction, in order; an error of one stops no other.
         """
+        key, private_key = _name_and_secret(private_key_or_key)
+        requests = [SignRequest.transaction(tx, key, chain_id=chain_id, **options) for tx in txs]
+        if private_key is not None or self._signer.signs_in_software(key):
+            return await self._batch_in_software(requests, private_key)
 
-        async def sign(tx: Any) -> SignedTransaction | ManaHSMError:
+        async def sign(request: SignRequest) -> SignedTransaction | ManaHSMError:
             try:
-                return await self.sign_transaction(tx, private_key_or_key, chain_id, **options)
+                return _as(SignedTransaction, await self._signer.sign(request))
             except ManaHSMError as error:
                 return error
 
-        return await each(sign, txs, at_once=min(_BATCH_AT_ONCE, self.config.service.queue_size))
+        return await each(sign, requests, at_once=min(_BATCH_AT_ONCE, self.config.service.queue_size))
+
+    async def _batch_in_software(
+        self, requests: Sequence[SignRequest], private_key: bytes | None
+    ) -> list[SignedTransaction | ManaHSMError]:
+        chunks = [requests[start : start + _CHUNK] for start in range(0, len(requests), _CHUNK)]
+
+        async def sign(chunk: Sequence[SignRequest]) -> list[Any]:
+            return await self._signer.sign_all(chunk, private_key)
+
+        results = await each(sign, chunks, at_once=min(_CHUNKS_AT_ONCE, self.config.service.queue_size))
+        return [result for chunk in results for result in chunk]
 
     async def sign_hash(
         self,
@@ -448,11 +465,7 @@ class Service:
         chain_id: int | None,
         options: RequestOptions,
     ) -> Signed:
-        if _is_reference(private_key_or_key):
-            key, private_key = private_key_or_key, None
-        else:
-            private_key = parse_private_key(private_key_or_key)
-            key = address_of(public_key_of(private_key))
+        key, private_key = _name_and_secret(private_key_or_key)
         request = SignRequest(operation=operation, key=key, payload=payload, chain_id=chain_id, **options)
         return await self._signer.sign(request, private_key)
 
@@ -515,6 +528,18 @@ async def open_service(
 
     async with assembled(loaded, environ=environ, clock=clock, interfaces=bodies) as parts:
         yield Service(parts)
+
+
+def _name_and_secret(private_key_or_key: AnyKey) -> tuple[str, bytes | None]:
+    """The name of a registered key; or of a raw private key, and its 32 bytes.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    if _is_reference(private_key_or_key):
+        return private_key_or_key, None
+    private_key = parse_private_key(private_key_or_key)
+    return address_of(public_key_of(private_key)), private_key
 
 
 def _is_reference(value: AnyKey) -> bool:

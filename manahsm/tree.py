@@ -5,6 +5,7 @@
     manahsm (rest_for_one)
     ├── audit                        writes records through to the disk; first up, last down
     ├── registry                     writes use counters
+    ├── software hosts (one_for_one) a process that signs with software keys, beside the loop
     ├── software                     the software worker
     ├── slots (one_for_one)
     │   └── slot NAME (rest_for_one)
@@ -33,6 +34,7 @@ from manahsm.signing.hsm_worker import HSMWorker
 from manahsm.signing.pool_manager import PoolManager, RecordKeys
 from manahsm.signing.slot import Slot
 from manahsm.signing.software_worker import SoftwareWorker
+from manahsm.software.client import SoftwareHost
 from supervisors import (
     Backoff,
     ChildContext,
@@ -64,6 +66,7 @@ def build_tree(
     audit: Body,
     registry: Body,
     software: Mailbox,
+    software_host: SoftwareHost | None,
     slots: Sequence[Slot],
     record_keys: RecordKeys,
     watchers: Mapping[str, Body],
@@ -77,6 +80,7 @@ def build_tree(
         audit: body of the task that syncs the audit log.
         registry: body of the task that flushes the registry.
         software: mailbox of the software worker.
+        software_host: where it has digests signed beside the loop, if anywhere.
         slots: one subtree each.
         watchers: bodies of tasks that look after what is above, by name; a crash of one touches no other.
         interfaces: bodies of tasks that the world talks to, by name.
@@ -87,6 +91,16 @@ def build_tree(
     slots_tree = Supervisor(
         "slots",
         [_slot_tree(slot, record_keys, clock, on_event).spec() for slot in slots],
+        intensity=Intensity.unlimited(),
+        backoff=HOST_BACKOFF,
+        clock=clock,
+        on_event=on_event,
+    )
+
+    # A help to the software worker and never a need: it may crash for ever.
+    software_hosts = Supervisor(
+        "software hosts",
+        [] if software_host is None else [ChildSpec("software-host", software_host.run, shutdown=HOST_SHUTDOWN)],
         intensity=Intensity.unlimited(),
         backoff=HOST_BACKOFF,
         clock=clock,
@@ -108,7 +122,10 @@ def build_tree(
         [
             ChildSpec("audit", audit),
             ChildSpec("registry", registry),
-            ChildSpec("software", SoftwareWorker(software).run, on_exit=_give_back(software, "software")),
+            software_hosts.spec(),
+            ChildSpec(
+                "software", SoftwareWorker(software, software_host).run, on_exit=_give_back(software, "software")
+            ),
             slots_tree.spec(),
             independent("watch", watchers),
             independent("interfaces", interfaces),

@@ -338,6 +338,12 @@ class KeystoreOptions:
         2**18,
         "Its work factor: n for scrypt (a power of two), rounds for pbkdf2. Small ones are for tests.",
     )
+    processes: int = option(
+        Integer(0, 1),
+        1,
+        "Processes that sign with software keys beside the event loop, where several requests wait. They are handed "
+        "private keys through a pipe and keep none. With 0, everything is signed in the loop.",
+    )
 
 
 @frozen(kw_only=True)

@@ -60,6 +60,15 @@ class RecoverableSignature:
     s: int
     y_parity: int
 
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> RecoverableSignature:
+        """Read 65 bytes ``r || s || y_parity``, as coincurve writes them; checks nothing."""
+        return cls(
+            int.from_bytes(raw[:_SCALAR_SIZE], "big"),
+            int.from_bytes(raw[_SCALAR_SIZE : 2 * _SCALAR_SIZE], "big"),
+            raw[2 * _SCALAR_SIZE],
+        )
+
     def to_bytes(self) -> bytes:
         """Return 65 bytes ``r || s || y_parity``."""
         return (
@@ -136,12 +145,7 @@ def sign(private_key: PrivateKey | bytes, digest: bytes) -> RecoverableSignature
         ValueError: the digest does not have 32 bytes, or the key is not one.
     """
     key = private_key if isinstance(private_key, PrivateKey) else PrivateKey(private_key)
-    signed = key.sign_recoverable(digest, hasher=None)
-    return RecoverableSignature(
-        int.from_bytes(signed[:_SCALAR_SIZE], "big"),
-        int.from_bytes(signed[_SCALAR_SIZE : 2 * _SCALAR_SIZE], "big"),
-        signed[-1],
-    )
+    return RecoverableSignature.from_bytes(key.sign_recoverable(digest, hasher=None))
 
 
 def public_key_of(private_key: PrivateKey | bytes) -> bytes:

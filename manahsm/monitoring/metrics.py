@@ -70,7 +70,7 @@ class Part(StrEnum):
     SLOT = "slot"
     """A slot's whole tree, or its pool manager."""
     HOST = "host"
-    """A host process."""
+    """A host process: of a slot, or without a slot the one that signs with software keys."""
     WORKER = "worker"
     """A signer worker."""
     INTERFACE = "interface"
@@ -159,7 +159,8 @@ def _signers(names: Names) -> tuple[Values, ...]:
 
 def _part_values(names: Names) -> tuple[Values, ...]:
     below = [(part.value, slot) for part in (Part.SLOT, Part.HOST, Part.WORKER) for slot in names.slots]
-    return (*below, (Part.SERVICE.value, _NO_SLOT), (Part.INTERFACE.value, _NO_SLOT))
+    beside = [(part.value, _NO_SLOT) for part in (Part.SERVICE, Part.INTERFACE, Part.HOST)]  # a host of software keys
+    return (*below, *beside)
 
 
 _SLOT = Dimension(("slot",), lambda names: tuple((slot,) for slot in names.slots), "A configured slot.")

@@ -29,6 +29,7 @@ __all__ = ["Recorder", "part_of"]
 _OUTCOMES = frozenset(SIGN_OUTCOMES)
 _REASONS = frozenset(REASONS)
 _ROOT, _SLOTS, _WATCH, _INTERFACES = "manahsm", "slots", "watch", "interfaces"
+_SOFTWARE_HOSTS = "software hosts"
 _NO_SLOT = ""
 
 
@@ -38,6 +39,7 @@ def part_of(slots: Iterable[str]) -> dict[str, tuple[str, str]]:
         _ROOT: (Part.SERVICE.value, _NO_SLOT),
         _WATCH: (Part.SERVICE.value, _NO_SLOT),
         _INTERFACES: (Part.INTERFACE.value, _NO_SLOT),
+        _SOFTWARE_HOSTS: (Part.HOST.value, _NO_SLOT),
     }
     for slot in slots:
         parts[f"slot {slot}"] = (Part.SLOT.value, slot)

@@ -6,6 +6,8 @@ or is cancelled has its record too. All of this runs in the caller's own task; o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from attrs import define, frozen
 from coincurve import PrivateKey
 
@@ -60,6 +62,7 @@ class _Trail:
     subject: _Subject | None = None
     prepared: Prepared | None = None
     made: Made | None = None
+    ended: bool = False
 
 
 class Signer:
@@ -106,24 +109,76 @@ class Signer:
         with self._gate.admit():
             trail = _Trail(request, self._clock.now())
             try:
-                signed = await self._pass(trail, private_key, access)
-                await self._journal.write(_record(trail, self._clock.now(), signed=signed))
+                subject, prepared = await self._admit(trail, private_key, access)
+                return await self._release(trail, await self._make(subject, prepared.digest, self._deadline(trail)))
             except ManaHSMError as error:
-                await self._journal.note(_record(trail, self._clock.now(), error=error))
-                self._ended(trail, error.code)
+                await self._failed(trail, error)
                 raise
             except BaseException:
-                self._journal.note_now(_record(trail, self._clock.now(), reason="cancelled, or a fault of ours"))
-                self._ended(trail, CANCELLED)
+                self._cancelled(trail)
                 raise
-            self._ended(trail, SIGNED)
-            if trail.subject is not None and trail.subject.info is not None:
-                self._registry.record_use(trail.subject.key_id, utc_now())
-            return signed
 
-    async def _pass(self, trail: _Trail, private_key: bytes | None, access: Access | None) -> Signed:
+    async def sign_all(
+        self, requests: Sequence[SignRequest], private_key: bytes | None = None
+    ) -> list[Signed | ManaHSMError]:
+        """Sign several requests for one software key, which make the hop to its worker together.
+
+        Args:
+            requests: a few, as they are prepared in one go; each has its own record. All name the same key.
+            private_key: see :meth:`sign`.
+
+        Returns:
+            The result of each, in order, or why nothing was released.
+        """
+        with self._gate.admit():
+            trails = [_Trail(request, self._clock.now()) for request in requests]
+            try:
+                return await self._sign_all(trails, private_key)
+            except BaseException:
+                for trail in trails:
+                    if not trail.ended:
+                        self._cancelled(trail)
+                raise
+
+    async def _sign_all(self, trails: Sequence[_Trail], private_key: bytes | None) -> list[Signed | ManaHSMError]:
+        results: dict[int, Signed | ManaHSMError] = {}
+        admitted: list[tuple[int, _Trail]] = []
+        jobs: list[SoftwareJob] = []
+        for number, trail in enumerate(trails):
+            try:
+                subject, prepared = await self._admit(trail, private_key, None)
+                jobs.append(await self._job(subject, prepared.digest))
+            except ManaHSMError as error:
+                results[number] = await self._failed(trail, error)
+            else:
+                admitted.append((number, trail))
+        made: Sequence[Made | ManaHSMError] = ()
+        if jobs:
+            try:
+                made = await self._router.sign_in_software(tuple(jobs), self._deadline(admitted[0][1]))
+            except ManaHSMError as error:
+                made = [error] * len(jobs)
+        for (number, trail), one in zip(admitted, made, strict=True):
+            try:
+                results[number] = await self._release(trail, _or_raise(one))
+            except ManaHSMError as error:
+                results[number] = await self._failed(trail, error)
+        return [results[number] for number in range(len(trails))]
+
+    def signs_in_software(self, key: str) -> bool:
+        """Whether the key of this name lives in software; ``False`` where there is no such key."""
+        try:
+            return self._registry.resolve(key).backend is Backend.SOFTWARE
+        except KeyNotFound:
+            return False
+
+    # ---- what happens to a request ----
+
+    async def _admit(
+        self, trail: _Trail, private_key: bytes | None, access: Access | None
+    ) -> tuple[_Subject, Prepared]:
+        """Look at who is to sign, and what."""
         request = trail.request
-        deadline = trail.started + (request.timeout or self._default_timeout)
         subject = trail.subject = self._identify(request, private_key)
         if access is not None and subject.info is not None:
             access.check(subject.info, request.operation)
@@ -131,14 +186,38 @@ class Signer:
             request.operation, request.payload, request.chain_id, subject.address
         )
         self._limit.spend()
-        made = trail.made = await self._make(subject, prepared.digest, deadline)
-        if subject.info is None:
-            return prepared.finish(made.signature, made.backend, None)
-        # The key may have been retired, or have lost its role, while the request waited.
-        check_may_sign(self._registry.resolve(subject.key_id), request.operation)
-        return prepared.finish(made.signature, made.backend, subject.key_id)
+        return subject, prepared
+
+    async def _release(self, trail: _Trail, made: Made) -> Signed:
+        """Make the result of a signature, and its record before anybody gets it."""
+        subject, prepared = trail.subject, trail.prepared
+        assert subject is not None  # noqa: S101 - it was admitted
+        assert prepared is not None  # noqa: S101
+        trail.made = made
+        if subject.info is not None:
+            # The key may have been retired, or have lost its role, while the request waited.
+            check_may_sign(self._registry.resolve(subject.key_id), trail.request.operation)
+        signed = prepared.finish(made.signature, made.backend, subject.key_id if subject.info else None)
+        await self._journal.write(_record(trail, self._clock.now(), signed=signed))
+        self._ended(trail, SIGNED)
+        if subject.info is not None:
+            self._registry.record_use(subject.key_id, utc_now())
+        return signed
+
+    async def _failed(self, trail: _Trail, error: ManaHSMError) -> ManaHSMError:
+        await self._journal.note(_record(trail, self._clock.now(), error=error))
+        self._ended(trail, error.code)
+        return error
+
+    def _cancelled(self, trail: _Trail) -> None:
+        self._journal.note_now(_record(trail, self._clock.now(), reason="cancelled, or a fault of ours"))
+        self._ended(trail, CANCELLED)
+
+    def _deadline(self, trail: _Trail) -> float:
+        return trail.started + (trail.request.timeout or self._default_timeout)
 
     def _ended(self, trail: _Trail, outcome: str) -> None:
+        trail.ended = True
         made = trail.made
         self._observe(
             SignEnded(
@@ -180,13 +259,14 @@ class Signer:
     # ---- where ----
 
     async def _make(self, subject: _Subject, digest: bytes, deadline: float) -> Made:
-        async def unlock() -> SoftwareJob:
-            unlocked = subject.unlocked or await self._unlock(subject)
-            return SoftwareJob(unlocked.private_key, unlocked.public_key, digest)
-
         if subject.info is not None and subject.info.backend is Backend.HSM:
-            return await self._router.sign_on_token(subject.info, digest, deadline, unlock)
-        return await self._router.sign_in_software(await unlock(), deadline)
+            return await self._router.sign_on_token(subject.info, digest, deadline, lambda: self._job(subject, digest))
+        (made,) = await self._router.sign_in_software((await self._job(subject, digest),), deadline)
+        return _or_raise(made)
+
+    async def _job(self, subject: _Subject, digest: bytes) -> SoftwareJob:
+        unlocked = subject.unlocked or await self._unlock(subject)
+        return SoftwareJob(unlocked.private_key, unlocked.public_key, digest)
 
     async def _unlock(self, subject: _Subject) -> UnlockedKey:
         if subject.info is not None and not software_allowed(subject.info, self._policy):
@@ -195,6 +275,12 @@ class Signer:
                 "(security_policy.require_hsm_for_roles)"
             )
         return await required(self._keystore).unlock(subject.key_id)
+
+
+def _or_raise(made: Made | ManaHSMError) -> Made:
+    if isinstance(made, ManaHSMError):
+        raise made
+    return made
 
 
 def _record(

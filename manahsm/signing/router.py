@@ -20,6 +20,7 @@ from manahsm.errors import (
     ManaHSMError,
     Overloaded,
     ServiceStopping,
+    SignatureMismatch,
 )
 from manahsm.hsm.failures import HSMFailure
 from manahsm.requests import KeyInfo
@@ -169,7 +170,9 @@ class Router:
         because = self._stand_in.refusal(key, routes.holding)
         if because is None:
             self._stand_in.spend(routes.holding)
-            made = await self.sign_in_software(await unlock(), deadline)
+            (made,) = await self.sign_in_software((await unlock(),), deadline)
+            if isinstance(made, SignatureMismatch):
+                raise made
             self.stats.stand_in += 1
             return evolve(made, diverted=True)
         starting = (slot for slot in routes.holding if slot.may_be_waited_for)
@@ -198,15 +201,22 @@ class Router:
                 return evolve(made, diverted=diverted)
         raise _Refused(refused)
 
-    async def sign_in_software(self, job: SoftwareJob, deadline: float) -> Made:
-        """Have the software worker sign with an unlocked key.
+    async def sign_in_software(
+        self, jobs: tuple[SoftwareJob, ...], deadline: float
+    ) -> Sequence[Made | SignatureMismatch]:
+        """Have the software worker sign with unlocked keys.
+
+        Returns:
+            What became of each job, in order.
 
         Raises:
-            Overloaded, DeadlineExceeded, ServiceStopping, SignatureMismatch: it did not.
+            Overloaded, DeadlineExceeded, ServiceStopping, HSMUnavailable: it signed nothing.
         """
         mailbox = self._software
         try:
-            made: Made = await _send(mailbox, Request(job, deadline=deadline, clock=self._clock)).wait()
+            made: Sequence[Made | SignatureMismatch] = await _send(
+                mailbox, Request(jobs, deadline=deadline, clock=self._clock)
+            ).wait()
         except DeadlinePassed:
             raise _too_late(mailbox) from None
         except Poisoned as poisoned:

@@ -16,7 +16,7 @@ FLOORS = (
     {"at_once", "errors", "files", "hsm.quirks", "http_body", "logs", "nesting", "processes", "stdio", "times"},
     {"ethereum", "notify", "requests", "strict_json"},
     {"access", "config"},
-    {"audit", "hsm", "keys"},
+    {"audit", "hsm", "keys", "software"},
     {"signing"},
     {"channel", "events", "keyring", "status", "tree"},
     {"monitoring"},

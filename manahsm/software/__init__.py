@@ -1,0 +1,1 @@
+"""Signing with software keys in a process of its own, beside the event loop."""

@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import anyio
 import anyio.to_thread
 
-__all__ = ["HERE", "Child", "compiled"]
+__all__ = ["HERE", "Child", "compiled", "together"]
 
 HERE = Path(__file__).parent
 _BUILD = HERE.parent.parent / "build"
@@ -98,6 +99,23 @@ class Child:
             with suppress(BrokenPipeError):
                 pipe.close()
         self.process.wait()
+
+
+def together(children: Sequence[Child]) -> Callable[[float], Awaitable[float]]:
+    """Several processes that work at the same time are one contestant."""
+
+    async def turn(seconds: float) -> float:
+        rates: list[float] = []
+
+        async def add(child: Child) -> None:
+            rates.append(await child.rate(seconds))
+
+        async with anyio.create_task_group() as tasks:
+            for child in children:
+                tasks.start_soon(add, child)
+        return sum(rates)
+
+    return turn
 
 
 def compiled(name: str) -> Path:

@@ -18,7 +18,7 @@ import sha3
 from bench.children import HERE, Child
 from coincurve import PrivateKey
 from eth_account import Account
-from eth_utils import to_checksum_address
+from eth_utils.address import to_checksum_address
 
 __all__ = ["CHAIN_ID", "PRIVATE_KEY", "TRANSACTIONS", "eth_account_loop", "node_signer", "plain_loop", "sign_plainly"]
 

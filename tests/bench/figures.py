@@ -11,7 +11,19 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import frozen
 
-__all__ = ["Figure", "Spread", "Target", "against", "at_least", "at_most", "each_rate", "percentile", "ratios", "slope"]
+__all__ = [
+    "Figure",
+    "Spread",
+    "Target",
+    "against",
+    "at_least",
+    "at_most",
+    "each_rate",
+    "percentile",
+    "processor_times",
+    "ratios",
+    "slope",
+]
 
 
 @frozen
@@ -105,6 +117,19 @@ def against(
 def each_rate(measure: str, rates: Mapping[str, Sequence[float]]) -> list[Figure]:
     """What each contestant did in a second."""
     return [Figure(measure=measure, name=name, unit="/s", spread=Spread.of(values)) for name, values in rates.items()]
+
+
+def processor_times(measure: str, processor: Mapping[str, Sequence[float]], names: Iterable[str]) -> list[Figure]:
+    """What these took of a processor in this process for one; hardly depends on what else the machine does."""
+    return [
+        Figure(
+            measure=measure,
+            name=f"{name}: processor time of its process",
+            unit="us",
+            spread=Spread.of(seconds * 1e6 for seconds in processor[name]),
+        )
+        for name in names
+    ]
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

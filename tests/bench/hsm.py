@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from time import perf_counter_ns
 
-import anyio
-from bench.figures import Figure, Spread, against, at_least, at_most, each_rate, percentile
+from bench.children import together
+from bench.figures import Figure, Spread, against, at_least, at_most, each_rate, percentile, processor_times
 from bench.heartbeat import Heartbeat
 from bench.places import KEY, Bench
 from bench.turns import contest, keep_busy
@@ -20,6 +20,7 @@ from services import digest_of
 __all__ = ["hosts", "hsm", "latency"]
 
 _ONE, _TWO = "C loop, 1 session", "C loop, 2 processes"
+_WATCHED = "with heartbeat"
 _CALLERS_OF_ONE = 8
 _CALLERS = 64
 _BLOCK, _SETTLING = 50, 5  # calls of a block, and how many more come first and do not count
@@ -39,11 +40,13 @@ async def hsm(bench: Bench) -> list[Figure]:
         with bench.c_loop() as c_loop, bench.pkcs11_loop() as python:
             name = "1 session"
             contestants = {_ONE: c_loop.rate, "python-pkcs11": python.rate, name: bench.profiler.over(ours)}
-            rates = await contest(contestants, bench.plan)
+            found = await contest(contestants, bench.plan)
+    rates = found.rates
     return [
         against("hsm", rates, name, _ONE, at_least(0.95)),
         against("hsm", rates, name, "python-pkcs11"),
         *each_rate("hsm", rates),
+        *processor_times("hsm", found.processor, (name,)),
     ]
 
 
@@ -61,29 +64,19 @@ async def hosts(bench: Bench) -> list[Figure]:
         with ExitStack() as stack:
             one, *pair = (stack.enter_context(bench.c_loop()) for _ in range(3))
 
-            async def both(seconds: float) -> float:
-                rates: list[float] = []
-
-                async def add(number: int) -> None:
-                    rates.append(await pair[number].rate(seconds))
-
-                async with anyio.create_task_group() as tasks:
-                    for number in range(len(pair)):
-                        tasks.start_soon(add, number)
-                return sum(rates)
-
             name = "2 hosts"
-            rates = await contest(
-                {_ONE: one.rate, _TWO: both, name: bench.profiler.over(ours), "with heartbeat": heart.beside(ours)},
+            found = await contest(
+                {_ONE: one.rate, _TWO: together(pair), name: bench.profiler.over(ours), _WATCHED: heart.beside(ours)},
                 bench.plan,
             )
-    del rates["with heartbeat"]
+    rates = {each: found.rates[each] for each in found.rates if each != _WATCHED}
     return [
         against("hosts", rates, name, _ONE, at_least(1.4)),
         against("hosts", rates, _TWO, _ONE),
         against("hosts", rates, name, _TWO),
         *heart.figures("hosts"),
         *each_rate("hosts", rates),
+        *processor_times("hosts", found.processor, (name,)),
     ]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from bench.figures import Figure
 from bench.hsm import hosts, hsm, latency
 from bench.places import Bench
+from bench.slow import slow
 from bench.software import batch, software
 
 __all__ = ["MEASURES"]
@@ -19,4 +20,5 @@ MEASURES: Mapping[str, Measure] = {
     "hsm": hsm,
     "hosts": hosts,
     "latency": latency,
+    "slow": slow,
 }

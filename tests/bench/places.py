@@ -88,7 +88,7 @@ class Bench:
     def c_loop(self, sessions: int = 1, library: Path | None = None, **environment: str) -> Iterator[Child]:
         """The C loop over the token's key, in a process of its own."""
         token = self.token()
-        command = [compiled("c_loop"), library or token.library, token.label, KEY, str(sessions)]
+        command: list[str | Path] = [compiled("c_loop"), library or token.library, token.label, KEY, str(sessions)]
         with Child(command, first=token.pin, **{**token.environment, **environment}) as child:
             yield child
 
@@ -96,7 +96,7 @@ class Bench:
     def pkcs11_loop(self) -> Iterator[Child]:
         """python-pkcs11 over the token's key, in a process of its own."""
         token = self.token()
-        command = [sys.executable, HERE / "pkcs11_loop.py", token.library, token.label, KEY]
+        command: list[str | Path] = [sys.executable, HERE / "pkcs11_loop.py", token.library, token.label, KEY]
         with Child(command, first=token.pin, **token.environment) as child:
             yield child
 

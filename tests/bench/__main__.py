@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic
 
 import anyio
 from bench.figures import Figure
@@ -60,8 +61,9 @@ def _measure(options: argparse.Namespace, backend: str, directory: Path) -> list
         work = MEASURES[name]
         bench.profiler = Profiler(wanted=options.profile == name)
         print(f"\n{name}: {(work.__doc__ or '').strip().splitlines()[0]}", flush=True)  # noqa: T201
+        began = monotonic()
         figures = anyio.run(work, bench, backend=backend)
-        print(as_text(figures), flush=True)  # noqa: T201
+        print(f"{as_text(figures)}\n  ({monotonic() - began:.0f} s)", flush=True)  # noqa: T201
         if bench.profiler.wanted:
             print(f"\n{bench.profiler.report()}", flush=True)  # noqa: T201
         found += figures

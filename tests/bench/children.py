@@ -1,7 +1,7 @@
 """Contestants in processes of their own: they are told what to do on standard input and answer on standard output.
 
 The one thing to know: a child says ``ready``, takes a line such as ``run 0.3`` and answers with one line, for ``run``
-what it did in a second. While it works, this process waits in a thread, and its event loop has nothing to do.
+first of all what it did in a second. While it works, this process waits in a thread and its event loop does nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ _FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE", "-p
 
 
 class Child:
-    """A process that works on command; a context manager that ends it."""
+    """A process that works on command; a context manager that ends it.
+
+    Attributes:
+        process: what was started.
+        greeting: the line that it said when it was ready.
+    """
 
     def __init__(self, command: Sequence[str | Path], *, first: str | None = None, **environment: str) -> None:
         """Start it.
@@ -47,7 +52,8 @@ class Child:
         try:
             if first is not None:
                 self._tell(first)
-            self._hear()  # two that start at the same instant can make SoftHSM show no token
+            # Two that start at the same instant can make SoftHSM show no token.
+            self.greeting = self._hear()
         except BaseException:
             self.process.kill()
             self.close()
@@ -55,7 +61,7 @@ class Child:
 
     async def rate(self, seconds: float) -> float:
         """A turn."""
-        return float(await self.ask(f"run {seconds:g}"))
+        return float((await self.ask(f"run {seconds:g}")).split()[0])
 
     async def ask(self, line: str) -> str:
         """Give a command and wait for the answer, without its end of line.

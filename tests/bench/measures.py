@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
+from bench.beginnings import memory, start
 from bench.figures import Figure
 from bench.hsm import hosts, hsm, latency
+from bench.over_http import http
 from bench.places import Bench
+from bench.registries import keys
 from bench.slow import slow
 from bench.software import batch, software
 
@@ -21,4 +24,8 @@ MEASURES: Mapping[str, Measure] = {
     "hosts": hosts,
     "latency": latency,
     "slow": slow,
+    "start": start,
+    "memory": memory,
+    "http": http,
+    "keys": keys,
 }

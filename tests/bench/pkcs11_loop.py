@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import sys
 from time import perf_counter
+from typing import Any
 
 import pkcs11
 
@@ -17,7 +18,7 @@ def _main(library: str, token_label: str, key_label: str) -> None:
     pin = sys.stdin.readline().rstrip("\n")
     token = pkcs11.lib(library).get_token(token_label=token_label)
     with token.open(user_pin=pin) as session:
-        key = session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY, label=key_label)
+        key: Any = session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY, label=key_label)
         print("ready", flush=True)  # noqa: T201
         for line in sys.stdin:
             seconds = float(line.split()[1])

@@ -24,7 +24,7 @@ from softhsm import SoftHSMToken
 
 import manahsm
 
-__all__ = ["KEY", "Bench", "opened"]
+__all__ = ["KEY", "Bench", "ensure_key", "opened"]
 
 KEY = "bench"
 _numbers = count()
@@ -49,6 +49,8 @@ class Bench:
     quick: bool = False
     signatures: int = 200_000
     profiler: Profiler = field(factory=Profiler)
+    state: Path | None = field(default=None, init=False)
+    """State of a service that knows the token's key, once there is one; to be copied."""
     _token: SoftHSMToken | None = field(default=None, init=False)
 
     def place(self, name: str) -> Path:
@@ -80,7 +82,7 @@ class Bench:
         """A service with the token's key, all its sessions open."""
         config = self.token_config(size=size, processes=processes, **changes)
         async with opened(config) as service:
-            await _ensure_key(service)
+            await ensure_key(service)
             await service.filled()
             yield service
 
@@ -113,7 +115,7 @@ async def opened(config: Mapping[str, Any]) -> AsyncIterator[manahsm.Service]:
             gc.unfreeze()
 
 
-async def _ensure_key(service: manahsm.Service) -> None:
+async def ensure_key(service: manahsm.Service) -> None:
     """Make the token's key, or give it its role where another service has made it."""
     try:
         key = await service.get_key(KEY)

@@ -33,6 +33,7 @@ class Profiler:
 
     wanted: bool = False
     profile: cProfile.Profile = field(factory=cProfile.Profile)
+    _loaded: pstats.Stats | None = field(default=None, init=False)
 
     def over(self, work: Contestant) -> Contestant:
         """The same contestant, looked at while it works, with everything else in its thread."""
@@ -48,9 +49,16 @@ class Profiler:
 
         return turn
 
+    def load(self, file: Path) -> None:
+        """Take what was seen in another process."""
+        if self._loaded is None:
+            self._loaded = pstats.Stats(str(file))
+        else:
+            self._loaded.add(str(file))
+
     def report(self) -> str:
         """What was seen."""
-        return report(pstats.Stats(self.profile))
+        return report(self._loaded or pstats.Stats(self.profile))
 
 
 def report(stats: pstats.Stats) -> str:

@@ -131,4 +131,6 @@ def _target(figure: Figure) -> str:
 def _number(value: float, unit: str) -> str:
     if unit == "/s":
         return f"{value:,.0f}"
+    if unit == "bytes":
+        return f"{value:,.0f}"
     return f"{value:.1f}" if unit in {"MB", "%"} else f"{value:.3f}"

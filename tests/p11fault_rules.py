@@ -35,6 +35,7 @@ __all__ = [
     "Print",
     "Quirk",
     "QuirkName",
+    "Recall",
     "Replugged",
     "Return",
     "Rule",
@@ -259,6 +260,13 @@ class NoECDSA(_Flag):
     """The token does not offer CKM_ECDSA."""
 
     WORD = "no-ecdsa"
+
+
+@frozen
+class Recall(_Flag):
+    """A digest that a key has signed before gets the same signature, which costs this machine no time."""
+
+    WORD = "recall"
 
 
 @frozen

@@ -50,6 +50,8 @@
  *     cant-lock                C_Initialize with CKF_OS_LOCKING_OK answers CKR_CANT_LOCK
  *     hidden-until-finalize    C_GetTokenInfo fails until C_Finalize was called once
  *     no-ecdsa                 CKM_ECDSA is not in the list of mechanisms
+ *     recall                   a digest that a key has signed before gets the same signature again and the real module is
+ *                              not asked: a device with a processor of its own, which costs this machine no time
  *     token-flags SET CLEAR    set and clear these CKF_* in CK_TOKEN_INFO (0 for none)
  *     token-label TEXT         other words in CK_TOKEN_INFO; the text is the rest of the line
  *     token-serial TEXT
@@ -311,7 +313,7 @@ typedef struct {
     rule rules[MAX_RULES];
     int rule_count;
     uint64_t seed, sessions, device_sessions, idle, replugged;
-    bool gone, cant_lock, hidden, no_ecdsa, quirks[QUIRKS];
+    bool gone, cant_lock, hidden, no_ecdsa, recall, quirks[QUIRKS];
     word slot_offset, set_flags, clear_flags, max_sessions;
     char label[33], serial[17];
 } control;
@@ -426,6 +428,7 @@ static bool parse_line(control *c, char *line, int line_number) {
         if (!strcmp(name, "cant-lock")) return c->cant_lock = true;
         if (!strcmp(name, "hidden-until-finalize")) return c->hidden = true;
         if (!strcmp(name, "no-ecdsa")) return c->no_ecdsa = true;
+        if (!strcmp(name, "recall")) return c->recall = true;
         return false;
     }
     if (!strcmp(name, "quirk") && (which = position(QUIRK, QUIRKS, words[1])) < QUIRKS) return c->quirks[which] = true;
@@ -523,7 +526,7 @@ static word forward_as_is(enum function f, const word *v) {
 
 /* ---- The sessions of this process ---- */
 
-typedef struct { word handle, slot; uint64_t serial, used_ms; bool poisoned, failed; } session;
+typedef struct { word handle, slot; uint64_t serial, used_ms; bool poisoned, failed; word signs_with; } session;
 
 static session *sessions;
 static size_t session_count, session_room;
@@ -560,7 +563,7 @@ static void track(word handle, word slot) {
         sessions = realloc(sessions, session_room * sizeof *sessions);
         if (!sessions) abort();
     }
-    sessions[session_count++] = (session){handle, slot, ++session_serials, now_ms(), false, false};
+    sessions[session_count++] = (session){handle, slot, ++session_serials, now_ms(), false, false, 0};
     pthread_mutex_unlock(&tracking);
 }
 
@@ -980,9 +983,60 @@ static word forward_templates(const control *c, enum function f, word *v, int at
     return rv;
 }
 
+/* ---- Signatures that are given again ---- */
+
+enum { DIGEST = 32, PAIR = 64, RECALLED = 4096 };
+
+static struct { word key; unsigned char digest[DIGEST], signature[PAIR]; } recalled[RECALLED];
+static pthread_mutex_t recalling = PTHREAD_MUTEX_INITIALIZER;
+
+/* The key that a session was told to sign with, and from now on this one (0 for none). */
+static word exchange_key(word handle, word key) {
+    pthread_mutex_lock(&tracking);
+    session *found = tracked(handle);
+    word before = found ? found->signs_with : 0;
+    if (found) found->signs_with = key;
+    pthread_mutex_unlock(&tracking);
+    return before;
+}
+
+/* C_Sign of a session whose C_SignInit was not forwarded. */
+static word sign_or_recall(word key, word *v) {
+    mechanism ecdsa = {CKM_ECDSA, NULL, 0};
+    const unsigned char *digest = (const unsigned char *)v[1];
+    uint64_t place = key;
+    for (int i = 0; i < DIGEST; i++) place = place * 31 + digest[i];
+    place %= RECALLED;
+    pthread_mutex_lock(&recalling);
+    bool known = recalled[place].key == key && !memcmp(recalled[place].digest, digest, DIGEST);
+    if (known) memcpy((void *)v[3], recalled[place].signature, PAIR);
+    pthread_mutex_unlock(&recalling);
+    if (known) return *(word *)v[4] = PAIR, CKR_OK;
+    word rv = forward_as_is(C_SignInit, (const word[ARGUMENTS]){v[0], W(&ecdsa), key});
+    if (!rv) rv = forward_as_is(C_Sign, v);
+    if (rv || *(word *)v[4] != PAIR) return rv;
+    pthread_mutex_lock(&recalling);
+    recalled[place].key = key;
+    memcpy(recalled[place].digest, digest, DIGEST);
+    memcpy(recalled[place].signature, (void *)v[3], PAIR);
+    pthread_mutex_unlock(&recalling);
+    return CKR_OK;
+}
+
 static word forward(const control *c, enum function f, word *v) {
     word slot = FUNCTION[f].first == FIRST_SESSION ? look_up(v[0]).slot : 0, rv;
+    word key;
     switch (f) {
+    case C_SignInit:
+        if (!c->recall || !v[1] || ((mechanism *)v[1])->mechanism != CKM_ECDSA) return forward_as_is(f, v);
+        exchange_key(v[0], v[2]);
+        return CKR_OK;
+    case C_Sign:
+        if (!look_up(v[0]).signs_with) return forward_as_is(f, v);
+        if (!v[3]) return *(word *)v[4] = PAIR, CKR_OK; /* how long will it be? */
+        key = exchange_key(v[0], 0);
+        if (v[2] != DIGEST) return CKR_DATA_LEN_RANGE;
+        return *(word *)v[4] < PAIR ? CKR_BUFFER_TOO_SMALL : sign_or_recall(key, v);
     case C_Initialize:
         if (c->cant_lock && v[0] && ((initialize_args *)v[0])->flags & CKF_OS_LOCKING_OK) return CKR_CANT_LOCK;
         return forward_as_is(f, v);
@@ -992,6 +1046,9 @@ static word forward(const control *c, enum function f, word *v) {
         pthread_mutex_lock(&tracking);
         was_gone = false;
         pthread_mutex_unlock(&tracking);
+        pthread_mutex_lock(&recalling);
+        memset(recalled, 0, sizeof recalled); /* handles are given anew */
+        pthread_mutex_unlock(&recalling);
         if (!rv) drop_sessions(true, 0, false);
         return rv;
     case C_GetSlotList:

@@ -29,6 +29,7 @@ from p11fault_rules import (
     Print,
     Quirk,
     QuirkName,
+    Recall,
     Replugged,
     Return,
     Rule,
@@ -69,8 +70,8 @@ def test_without_rules_it_is_the_real_module(ready: Ready, p11fault: FaultModule
 EVERY_DIRECTIVE: list[Directive] = [
     Return("*", "CKR_OK", after=10**6), Delay("C_Sign", 1.5, jitter=2), Hang("C_Sign"), Exit("C_Sign", 3),
     Print("C_Sign"), Logout("C_Sign"), Poison(), Seed(1), Sessions(1), DeviceSessions(1), Idle(1), Gone(), Replugged(1),
-    SlotOffset(1), CantLock(), HiddenUntilFinalize(), NoECDSA(), TokenFlags(set=1, clear=2), TokenLabel("two words"),
-    TokenSerial("x"), TokenMaxSessions(1),
+    SlotOffset(1), CantLock(), HiddenUntilFinalize(), NoECDSA(), Recall(), TokenFlags(set=1, clear=2),
+    TokenLabel("two words"), TokenSerial("x"), TokenMaxSessions(1),
     *(Crash("C_Sign", how) for how in CrashSignal),
     *(Spoil(how, when_after=True, after=1, every=2, probability=0.5, count=3) for how in Spoiled),
     *(Quirk(name) for name in QuirkName),

@@ -15,6 +15,7 @@ from p11fault_rules import (
     NoECDSA,
     Quirk,
     QuirkName,
+    Recall,
     Replugged,
     Sessions,
     SlotOffset,
@@ -153,6 +154,34 @@ def test_a_token_can_hide_and_can_lack_ecdsa(client: RawClient, p11fault: FaultM
     assert 0x1041 not in client.mechanisms(slot)[1]
     assert client.token(slot)[0] == CKR["CKR_TOKEN_NOT_PRESENT"]
     assert [client.finalize()[0], client.initialize()[0], client.token(slot)[0]] == [OK, OK, OK]
+
+
+# ---- A processor of its own ----
+
+
+def test_what_was_signed_before_is_recalled_for_the_same_key_and_digest_alone(
+    ready: Ready, p11fault: FaultModule
+) -> None:
+    client, session = ready.client, ready.session
+    _, (_, other) = client.generate(session, b"\x03\x04")
+    p11fault.set(Recall())
+    first = client.sign(session, ready.key, DIGEST)
+    assert first[0] == OK
+    assert client.sign(session, ready.key, DIGEST) == first
+    others = [client.sign(session, other, DIGEST), client.sign(session, ready.key, bytes(32))]
+    assert [rv for rv, _ in others] == [OK, OK]
+    assert len({signature for _, signature in [first, *others]}) == 3
+
+
+def test_a_session_that_recalls_answers_as_the_real_module_does(ready: Ready, p11fault: FaultModule) -> None:
+    client, session = ready.client, ready.session
+    p11fault.set(Recall())
+    assert client.sign_only(session, DIGEST)[0] == CKR["CKR_OPERATION_NOT_INITIALIZED"]
+    client.sign(session, ready.key, DIGEST)
+    assert client.sign_only(session, DIGEST)[0] == CKR["CKR_OPERATION_NOT_INITIALIZED"]
+    client.sign_init(session, ready.key)
+    p11fault.clear()
+    assert client.sign_only(session, DIGEST)[0] == OK
 
 
 # ---- Quirks ----

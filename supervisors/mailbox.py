@@ -41,7 +41,7 @@ class MailboxStats:
         capacity: most requests that may wait.
         queued: requests that wait for a receiver.
         held: requests that receivers hold.
-        waiting_receivers: receivers that wait for a request.
+        waiting_receivers: receivers that wait for a request, without those in reserve.
         sent: requests taken in.
         refused: requests refused because the mailbox was full or closed.
         received: requests handed out, again after a return included.
@@ -101,6 +101,7 @@ class Mailbox:
         self._line = Line()
         self._custody = Custody()
         self._receivers: deque[_Receiver] = deque()
+        self._reserve: deque[_Receiver] = deque()  # served only where nobody else waits
         self._arrivals = 0
         self._closed: Callable[[], Exception] | None = None
         self._sealed = False
@@ -125,7 +126,7 @@ class Mailbox:
 
     @property
     def waiting_receivers(self) -> int:
-        """Receivers that wait for a request."""
+        """Receivers that wait for a request, without those in reserve."""
         return len(self._receivers)
 
     @property
@@ -177,8 +178,9 @@ class Mailbox:
         self._arrivals += 1
         reply._arrival = self._arrivals
         reply._custodian = self
-        if self._receivers:
-            receiver = self._receivers.popleft()
+        receivers = self._receivers or self._reserve
+        if receivers:
+            receiver = receivers.popleft()
             self._custody.take(request, receiver.holder)
             self._hand_over(receiver, request)
         else:
@@ -199,10 +201,14 @@ class Mailbox:
 
     # ---- receiving ----
 
-    async def receive(self, holder: str) -> Request:
+    async def receive(self, holder: str, *, reserve: bool = False) -> Request:
         """Wait for a request that somebody still waits for; it is then in custody of ``holder``.
 
         Receivers are served in the order in which they came. A receiver that is cancelled loses nothing.
+
+        Args:
+            holder: who receives.
+            reserve: be served only while no other receiver waits: for one that has something in hand already.
 
         Raises:
             MailboxClosed: the mailbox is closed.
@@ -212,7 +218,8 @@ class Mailbox:
             # worker that never waits elsewhere can not starve the loop.
             await checkpoint()
         request = self.receive_nowait(holder)
-        line_up = self._receivers.append
+        line = self._reserve if reserve else self._receivers
+        line_up = line.append
         while request is None:
             if self._closed is not None:
                 raise MailboxClosed(f"mailbox {self.name!r} is closed")
@@ -224,7 +231,7 @@ class Mailbox:
                 self._leave_line(receiver)
                 raise
             request = self._handed_to(receiver) or self.receive_nowait(holder)
-            line_up = self._receivers.appendleft  # what it was handed has ended meanwhile: its turn is still its own
+            line_up = line.appendleft  # what it was handed has ended meanwhile: its turn is still its own
         return request
 
     def receive_nowait(self, holder: str) -> Request | None:
@@ -334,8 +341,9 @@ class Mailbox:
         if held:
             for request in self._custody.everything():
                 failed += request.reply.fail(self._closed())
-        while self._receivers:
-            self._receivers.popleft().wake.set()
+        for line in (self._receivers, self._reserve):
+            while line:
+                line.popleft().wake.set()
         self._check_drained()
         return failed
 
@@ -388,12 +396,12 @@ class Mailbox:
 
     def _serve_receivers(self) -> None:
         """Hand what is queued to those that wait."""
-        while self._receivers:
-            receiver = self._receivers[0]
+        while receivers := self._receivers or self._reserve:
+            receiver = receivers[0]
             request = self.receive_nowait(receiver.holder)
             if request is None:
                 return
-            self._receivers.popleft()
+            receivers.popleft()
             self._hand_over(receiver, request)
 
     @staticmethod
@@ -412,8 +420,9 @@ class Mailbox:
     def _leave_line(self, receiver: _Receiver) -> None:
         """Let a cancelled receiver go; what it was handed in the same moment goes to the next."""
         if receiver.request is None:
-            if receiver in self._receivers:
-                self._receivers.remove(receiver)
+            for line in (self._receivers, self._reserve):
+                if receiver in line:
+                    line.remove(receiver)
             return
         request = self._handed_to(receiver)
         if request is not None:

@@ -33,6 +33,15 @@ class Call:
         self._reply: Any = None
         self._error: HSMFailure | None = None
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has its reply, or failed."""
+        return self._answered.is_set()
+
+    async def over(self) -> None:
+        """Wait until it has ended; for those who wait for their turn after it."""
+        await self._answered.wait()
+
     async def wait(self) -> Any:
         """Return the reply, or raise the failure that ended the call."""
         try:

@@ -332,18 +332,19 @@ class HostSession:
     async def sign(
         self, items: Sequence[tuple[bytes, bytes]], *, timeout: float | None = None
     ) -> list[bytes | HSMFailure]:
-        """Sign digests, in order.
+        """Sign digests, in order: :meth:`begin`, and then :meth:`finish`."""
+        return await self.finish(self.begin(items, timeout=timeout))
+
+    def begin(self, items: Sequence[tuple[bytes, bytes]], *, timeout: float | None = None) -> Call:
+        """Send digests to the host, which signs them after those that were sent before; :meth:`finish` the call.
 
         Args:
             items: pairs of a 65-byte public key and a 32-byte digest, at most ``MAX_ITEMS`` (4096).
-            timeout: seconds that the host may take for all of them together, see :class:`HostProcess`.
-
-        Returns:
-            For each item 64 bytes ``r || s``, not verified and perhaps with a high s, or the failure of that item.
-            After a failure that discards the session the rest were not tried (SESSION_DISCARDED).
+            timeout: seconds that the host may take for all of them together, see :class:`HostProcess`, and for those
+                that it still has.
 
         Raises:
-            HSMFailure: nothing is known of any item: the session is not usable, or the host ended meanwhile.
+            HSMFailure: nothing was sent: the session is not usable, or the host does not keep up.
         """
         if not self.usable:
             raise self._refusal()
@@ -353,6 +354,18 @@ class HostSession:
         host = self._host
         call = self._link.begin("sign", host.settings.call_timeout if timeout is None else timeout)
         self._link.send(call, Sign(call.id, self.id, self._host_generation, items))
+        return call
+
+    async def finish(self, call: Call) -> list[bytes | HSMFailure]:
+        """Wait for the signatures of a call.
+
+        Returns:
+            For each item 64 bytes ``r || s``, not verified and perhaps with a high s, or the failure of that item.
+            After a failure that discards the session the rest were not tried (SESSION_DISCARDED).
+
+        Raises:
+            HSMFailure: nothing is known of any item: the host ended meanwhile.
+        """
         reply = await call.wait()
         return [result if type(result) is bytes else self._failed(result) for result in reply.results]
 

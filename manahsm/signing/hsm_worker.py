@@ -1,4 +1,4 @@
-"""An HSM signer worker: one task, one session, one digest after the other.
+"""An HSM signer worker: one session, one digest after the other, and the next one waiting in its host.
 
 The one thing to know: a signature leaves only after it has recovered to the key it was asked of. Of a call that failed
 the worker says what the failure means for the slot; what becomes of the request is for the router to decide, who is
@@ -8,9 +8,13 @@ told at once. What a worker that crashes has in hand goes back into the slot's m
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
+
+import anyio
 
 from manahsm.errors import SignatureMismatch
 from manahsm.ethereum.signatures import RecoverableSignature, complete
+from manahsm.hsm.calls import Call
 from manahsm.hsm.client import HostProcess, HostSession
 from manahsm.hsm.failures import HSMFailure
 from manahsm.hsm.outcomes import Action, Outcome, outcome_named
@@ -21,7 +25,7 @@ from manahsm.signing.jobs import HSMJob, Made
 from manahsm.signing.observed import HOST_GONE
 from manahsm.signing.pool import OpenFailed
 from manahsm.signing.slot import Slot
-from supervisors import Backoff, ChildContext, Permit, Request
+from supervisors import Backoff, BreakerState, ChildContext, Permit, Request
 
 __all__ = ["HSMWorker"]
 
@@ -29,8 +33,12 @@ _log = get_logger("manahsm.worker")
 
 _CLOSE_TIMEOUT = 2.0  # seconds; a host that does not answer is killed by its own deadline anyway
 _OPEN_BACKOFF = Backoff(initial=0.02, factor=2.0, maximum=1.0, jitter=0.2)
+_HANDS = 2  # requests that a session has at a time: while one is signed the next is in its host already
+_ADMITS_ALL = frozenset({BreakerState.CLOSED, BreakerState.FORCED_CLOSED})
 _REST = 0.1  # seconds, after the token said that something is exhausted
 _JITTER = random.Random()  # noqa: S311 - jitter is no secret
+
+Begun = Call | HSMFailure
 
 
 class HSMWorker:
@@ -45,6 +53,9 @@ class HSMWorker:
         self._slot = slot
         self._overflow = overflow
         self._broken: str | None = None  # why the session in hand may not be used any more
+        self._sent: Call | None = None  # what was sent last on this session
+        self._signing = 0  # hands that have a request
+        self._first_waits = False  # a hand waits as one with a free session
 
     async def run(self, ctx: ChildContext) -> None:
         """Sign on one session after the other until cancelled; an overflow worker, on one until it is idle.
@@ -57,7 +68,7 @@ class HSMWorker:
             ctx.started()
         while True:
             session = await self._open(ctx)
-            self._broken = None
+            self._broken = self._sent = None
             try:
                 if self._overflow:
                     ctx.started()
@@ -94,46 +105,106 @@ class HSMWorker:
                 return session
 
     async def _serve(self, ctx: ChildContext, session: HostSession) -> None:
-        slot = self._slot
-        patience = slot.config.connection_pool.idle_timeout if self._overflow else None
+        """Sign with both hands until the session or its host is of no use, or an overflow session idle for long."""
+        async with anyio.create_task_group() as hands:
+            for _ in range(_HANDS):
+                hands.start_soon(self._hand, ctx, session)
+
+    # ---- a hand: it has one request at a time, and its digest waits in the host behind that of the other ----
+
+    async def _hand(self, ctx: ChildContext, session: HostSession) -> None:
         while session.usable:
-            request: Request | None = None
-            with slot.pool.while_attached(session), ctx.clock.move_on_after(patience) as idle:
-                request = await slot.mailbox.receive(ctx.name)
-            if request is not None:
+            request = await self._next(ctx, session)
+            if request is None:
+                break
+            self._signing += 1
+            try:
                 await self._sign(session, request)
-            if idle.cancelled_caught:
-                return
+            finally:
+                self._signing -= 1
+        self._slot.pool.call_off(session)
+
+    async def _next(self, ctx: ChildContext, session: HostSession) -> Request | None:
+        """Wait for a request; ``None`` where the session is not to be used any more.
+
+        A hand takes a digest that would have to wait behind another one only where no session is free.
+        """
+        slot = self._slot
+        request = slot.mailbox.receive_nowait(ctx.name)
+        if request is not None:
+            return request
+        first = not (self._signing or self._first_waits)
+        patience = slot.config.connection_pool.idle_timeout if self._overflow and first else None
+        self._first_waits |= first
+        try:
+            with slot.pool.while_attached(session), ctx.clock.move_on_after(patience):
+                request = await slot.mailbox.receive(ctx.name, reserve=not first)
+        finally:
+            self._first_waits &= not first
+        return request
 
     # ---- signing ----
 
     async def _sign(self, session: HostSession, request: Request) -> None:
         slot = self._slot
+        ahead = self._sent if self._sent is not None and not self._sent.ended else None
+        if ahead is not None and slot.breaker.state not in _ADMITS_ALL:
+            await ahead.over()  # a probe is one call: nothing is sent ahead of its permit
+            ahead = None
         if not session.usable:  # its host died as the request came
             slot.mailbox.give_back_one(request, count_attempt=False)
-            return
-        permit = slot.breaker.try_acquire()
-        if permit is None:
+        elif ahead is not None:
+            await self._sign_behind(ahead, session, request)
+        elif (permit := slot.breaker.try_acquire()) is None:
             request.reply.fail(slot.unavailable())
-            return
-        with permit:
+        else:
+            await self._settle(session, request, permit, self._begin(session, request.payload))
+
+    async def _sign_behind(self, ahead: Call, session: HostSession, request: Request) -> None:
+        """Send a digest, whose turn in the token comes when another call has ended."""
+        slot = self._slot
+        call = self._begin(session, request.payload, behind=ahead)
+        await ahead.over()
+        if session.usable:
+            # Where the breaker has opened meanwhile, this call tells it nothing.
+            await self._settle(session, request, slot.breaker.try_acquire(), call)
+        else:
+            slot.mailbox.give_back_one(request, count_attempt=False)
+
+    async def _settle(self, session: HostSession, request: Request, permit: Permit | None, call: Begun) -> None:
+        """Wait for the token, and say how it went."""
+        with permit or nullcontext():
             try:
-                signature = await self._call(session, request.payload)
+                signature = await self._finish(session, call, request.payload)
             except HSMFailure as failure:
                 await self._failed(session, request, permit, failure)
             else:
-                permit.success()
-                request.reply.succeed(Made(signature, Backend.HSM, slot.name))
+                if permit is not None:
+                    permit.success()
+                request.reply.succeed(Made(signature, Backend.HSM, self._slot.name))
 
-    async def _call(self, session: HostSession, job: HSMJob) -> RecoverableSignature:
-        """Have the token sign, and check what comes back.
+    def _begin(self, session: HostSession, job: HSMJob, *, behind: Call | None = None) -> Begun:
+        """Send a digest to the host, or note why it was not sent."""
+        timeout = self._slot.config.connection_pool.call_timeout
+        try:
+            self._sent = session.begin(
+                [(job.public_key, job.digest)], timeout=timeout if behind is None else 2 * timeout
+            )
+        except HSMFailure as failure:
+            return failure
+        return self._sent
+
+    async def _finish(self, session: HostSession, call: Begun, job: HSMJob) -> RecoverableSignature:
+        """Take what the token has made of a digest, and check it.
 
         Raises:
             HSMFailure: there is no signature, or not one by this key: SIGNATURE_MISMATCH.
         """
+        if isinstance(call, HSMFailure):
+            raise call
         pulse = self._slot.pulse
         with pulse.call():
-            (raw,) = await session.sign([(job.public_key, job.digest)])
+            (raw,) = await session.finish(call)
             pulse.answered()
         if isinstance(raw, HSMFailure):
             raise raw
@@ -143,10 +214,11 @@ class HSMWorker:
             detail = f"a wrong signature was withheld: {mismatch}"
             raise HSMFailure(outcome_named("SIGNATURE_MISMATCH", "C_Sign"), detail) from None
 
-    async def _failed(self, session: HostSession, request: Request, permit: Permit, failure: HSMFailure) -> None:
+    async def _failed(self, session: HostSession, request: Request, permit: Permit | None, failure: HSMFailure) -> None:
         slot = self._slot
         if never_tried(failure.outcome):
-            permit.release()
+            if permit is not None:
+                permit.release()
             slot.mailbox.give_back_one(request, count_attempt=False)
             return
         host = slot.pool.host_of(session)

@@ -121,7 +121,7 @@ class _Lease:
     host: HostProcess
     room: _Room
     overflow: bool
-    attached: anyio.CancelScope | None = field(default=None)
+    attached: set[anyio.CancelScope] = field(factory=set)
 
 
 class SessionPool:
@@ -191,8 +191,9 @@ class SessionPool:
         """Take no more sessions from ``host``; those that are out are released as broken ones."""
         self._rooms.pop(host, None)
         for lease in self._leases.values():
-            if lease.host is host and lease.attached is not None:
-                lease.attached.cancel()
+            if lease.host is host:
+                for scope in lease.attached:
+                    scope.cancel()
         self._changes.notify()
 
     def open_carefully(self) -> None:
@@ -261,13 +262,18 @@ class SessionPool:
         """Cancel the block when the session's host leaves the pool: for waiting for work with a session in hand."""
         lease = self._leases[session]
         with anyio.CancelScope() as scope:
-            lease.attached = scope
+            lease.attached.add(scope)
             if lease.host not in self._rooms:
                 scope.cancel()
             try:
                 yield
             finally:
-                lease.attached = None
+                lease.attached.remove(scope)
+
+    def call_off(self, session: HostSession) -> None:
+        """Cancel all that waits for work with a session in hand: it is not to be used any more."""
+        for scope in self._leases[session].attached:
+            scope.cancel()
 
     # ---- inside ----
 

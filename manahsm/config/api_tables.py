@@ -82,7 +82,9 @@ class CallerOptions:
     blind_signing: bool = option(
         Flag(), default=False, doc="Whether the caller may have digests signed whose meaning nobody can see."
     )
-    admin: bool = option(Flag(), default=False, doc="Whether the caller may manage keys, breakers and alerts.")
+    admin: bool = option(
+        Flag(), default=False, doc="Whether the caller may manage keys (all of them), breakers and alerts."
+    )
     dialect: Dialect | None = option(
         Choice(Dialect),
         None,

@@ -29,7 +29,7 @@ from manahsm.api.downstream import Unanswered
 from manahsm.api.gateway import Direct
 from manahsm.config.api_tables import Api, Dialect
 from manahsm.config.secret import Secret
-from manahsm.errors import DeadlineExceeded, InvalidRequest, InvalidTransaction, KeyNotFound, PolicyDenied, RoleDenied
+from manahsm.errors import DeadlineExceeded, InvalidRequest, InvalidTransaction, KeyNotFound, RoleDenied
 from manahsm.ethereum.signatures import keccak256
 
 pytestmark = pytest.mark.anyio
@@ -177,7 +177,7 @@ async def test_an_account_that_is_not_ours_is_refused_before_the_node_is_asked_a
 
 
 async def test_a_key_of_another_caller_is_refused_and_the_refusal_recorded(stage: Stage) -> None:
-    with pytest.raises(PolicyDenied):
+    with pytest.raises(KeyNotFound):
         await stage.send(access=Access(caller="stranger", keys=frozenset({"another"})))
     assert stage.pool.calls == []
     record = audit_records(stage.directory)[-1]

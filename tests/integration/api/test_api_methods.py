@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -326,6 +327,55 @@ class TestOpSigner:
             error = await on.error("eth_signTransaction", [{**self.ARGUMENTS, **change}], SIGNER, Dialect.OP_SIGNER)
         assert (error["code"], words in error["message"]) == (code, True)
         assert [record["outcome"] for record in on.records()] == ["refused"]
+
+    HASH = keccak256(b"a block")
+    BLOCK_V1: ClassVar = {
+        "domain": [0] * 32,
+        "chainId": 10,
+        "payloadHash": b64encode(HASH).decode(),
+        "senderAddress": ADDRESS.lower(),
+    }
+    BLOCK_V2: ClassVar = {**BLOCK_V1, "domain": "0x" + "00" * 32, "chainId": "10", "payloadHash": "0x" + HASH.hex()}
+
+    @pytest.mark.parametrize(("version", "args"), [("", BLOCK_V1), ("V2", BLOCK_V2)])
+    async def test_a_sequencer_gets_its_block_signed_as_its_peers_check_it(
+        self, tmp_path: Path, version: str, args: dict[str, Any]
+    ) -> None:
+        digest = keccak256(bytes(32) + (10).to_bytes(32, "big") + self.HASH)
+        async with stage(tmp_path) as on:
+            signature = await on.call(f"opsigner_signBlockPayload{version}", [args], SIGNER, Dialect.OP_SIGNER)
+        assert signature == "0x" + PrivateKey(A_PRIVATE_KEY).sign_recoverable(digest, hasher=None).hex()
+
+    async def test_a_block_that_was_signed_is_on_record(self, tmp_path: Path) -> None:
+        async with stage(tmp_path) as on:
+            await on.call("opsigner_signBlockPayloadV2", [self.BLOCK_V2], SIGNER, Dialect.OP_SIGNER)
+        (record,) = on.records()
+        assert (record["operation"], record["chain_id"], record["outcome"]) == ("block_payload", 10, "signed")
+        assert record["summary"]["payloadHash"] == "0x" + self.HASH.hex()
+
+    @pytest.mark.parametrize(
+        ("change", "code", "words"),
+        [
+            ({"payloadHash": None}, -32012, "payloadHash not specified"),
+            ({"domain": "0x02" + "00" * 31}, -32012, "domain: is not 32 zero bytes"),
+            ({"senderAddress": "0x1234"}, -32012, "senderAddress: "),
+            ({"senderAddress": OTHER}, -32013, "no key that caller alice may use"),
+        ],
+    )
+    async def test_a_block_that_is_refused_has_its_codes_and_is_on_record(
+        self, tmp_path: Path, change: dict[str, Any], code: int, words: str
+    ) -> None:
+        args = {**self.BLOCK_V2, **change}
+        async with stage(tmp_path) as on:
+            error = await on.error("opsigner_signBlockPayloadV2", [args], SIGNER, Dialect.OP_SIGNER)
+        assert (error["code"], words in error["message"]) == (code, True)
+        assert [record["outcome"] for record in on.records()] == ["refused"]
+
+    async def test_blocks_are_signed_for_those_alone_who_may_use_the_key(self, tmp_path: Path) -> None:
+        eve = Access(caller="eve", keys=frozenset({"cold"}))
+        async with stage(tmp_path) as on:
+            error = await on.error("opsigner_signBlockPayload", [self.BLOCK_V1], eve, Dialect.OP_SIGNER)
+        assert (error["code"], error["data"]["code"]) == (-32013, "key_not_found")
 
     async def test_other_signers_methods_are_not_served(self, tmp_path: Path) -> None:
         async with stage(tmp_path) as on:
@@ -683,6 +733,7 @@ PROPER = {
     "address": st.sampled_from([ADDRESS, ADDRESS.lower()]),
     "alertId": st.just("0" * 16),
     "authorization": st.just({"address": OTHER, "chainId": 1, "nonce": 0}),
+    "blockPayload": st.sampled_from([TestOpSigner.BLOCK_V1, TestOpSigner.BLOCK_V2]),
     "chainId": st.sampled_from([1, "0x7a69"]),
     "component": st.sampled_from(["audit", "nothing"]),
     "contentType": st.sampled_from(["text/plain", "data/typed", "text/validator", "application/clique"]),

@@ -102,6 +102,8 @@ class _Porter:
                 await response(scope, receive, send)
             if time.cancelled_caught:
                 scope[CUT_OFF]()
+                while (await receive())["type"] != "http.disconnect":
+                    pass  # what uvicorn calls a fault is an answer that ends before its connection
             return not time.cancelled_caught
         finally:
             with anyio.CancelScope(shield=True):

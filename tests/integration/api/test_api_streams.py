@@ -134,6 +134,17 @@ async def test_a_stream_that_never_ends_is_cut_off_however_often_a_part_comes() 
         assert await status_of(door) == 200
 
 
+async def test_an_answer_that_is_cut_off_is_no_fault_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    clock = ManualClock()
+    async with streaming(clock, downstream_stream_timeout=60.0) as (door, _), asked(door) as (reader, _):
+        await reader.readuntil(b"first")
+        await clock.run_for(61)
+        with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+            await reader.readuntil(b"0\r\n\r\n")
+    assert [record.levelname for record in caplog.records if "cut off" in record.getMessage()] == ["WARNING"]
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_a_caller_who_does_not_read_is_cut_off_too() -> None:
     clock = ManualClock()
     async with streaming(clock, downstream_stream_timeout=60.0, max_requests=1) as (door, streams):

@@ -1,7 +1,8 @@
 """What one caller may do, and who is asking at this moment.
 
 The one thing to know: :class:`Access` is checked where a request is signed, after its key was found and before anything
-is prepared, so a refusal is in the audit log like any other. Code that embeds the service passes none, and may do all.
+else is said of it, so a refusal is in the audit log like any other, and tells its caller nothing of keys that are not
+theirs: not even that they are there. Code that embeds the service passes none, and may do all.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from fnmatch import fnmatchcase
 
 from attrs import frozen
 
-from manahsm.errors import PolicyDenied
+from manahsm.errors import KeyNotFound, PolicyDenied
+from manahsm.keys.labels import describe_reference
 from manahsm.requests import KeyInfo, Operation, Role
 
 __all__ = ["Access", "Asker", "asked_by", "asker"]
@@ -51,16 +53,31 @@ class Access:
             return True
         return not self.keys.isdisjoint({key.key_id, key.label, key.address.lower()})
 
-    def check(self, key: KeyInfo, operation: Operation) -> None:
+    def unknown(self, reference: str) -> KeyNotFound:
+        """The error for a key that is not there or not the caller's: both read the same.
+
+        Args:
+            reference: what the caller named it by.
+        """
+        return KeyNotFound(
+            f"no key that caller {self.caller} may use is called {describe_reference(reference)}: give a key id, label "
+            "or 0x address of one, or have an administrator add it in hsm.api.callers"
+        )
+
+    def check(self, key: KeyInfo, reference: str, operation: Operation) -> None:
         """Insist that the caller may sign this with ``key``.
 
+        Args:
+            key: what was found.
+            reference: what the caller named it by.
+            operation: what is to be signed.
+
         Raises:
-            PolicyDenied: it may not.
+            KeyNotFound: the key is not the caller's.
+            PolicyDenied: it may not have this signed.
         """
         if not self.covers(key):
-            raise PolicyDenied(
-                f"caller {self.caller} may not use key {key.key_id}: an administrator can add it in hsm.api.callers"
-            )
+            raise self.unknown(reference)
         if operation is Operation.HASH and not self.blind_signing:
             raise PolicyDenied(
                 f"caller {self.caller} may not have digests signed, which nobody can read: send what is to be signed, "

@@ -42,7 +42,7 @@ from manahsm.software.client import SoftwareHost
 from manahsm.status import ServiceStatus, slot_status
 from manahsm.times import utc_now
 from manahsm.tree import Body, build_tree
-from supervisors import ChildContext, Clock, Mailbox
+from supervisors import ChildContext, Clock, Mailbox, Timers
 
 __all__ = ["Assembly", "assembled"]
 
@@ -86,6 +86,7 @@ class Assembly:
         self.registry = registry
         self.slots = slots
         self.software = Mailbox("software", config.service.queue_size, clock)
+        self.timers = Timers(clock)
         self.gate = Gate()
         self.journal = Journal(audit, required=policy.audit_all_operations)
         self.keyring = Keyring(registry, keystore, slots, policy, self.journal)
@@ -96,6 +97,7 @@ class Assembly:
             stand_in=self.stand_in,
             fallback_timeout=config.fallback.fallback_timeout,
             clock=clock,
+            timers=self.timers,
         )
         self.operators = Operators(config, slots, self.stand_in, self.journal)
         self.signer = Signer(
@@ -126,6 +128,7 @@ class Assembly:
         self._registry_trouble: str | None = None
         self._tree = build_tree(
             audit=audit.run if audit is not None else _idle,
+            timers=self.timers,
             registry=self._flush_registry,
             software=self.software,
             software_host=SoftwareHost(clock) if keystore is not None and config.keystore.processes else None,

@@ -72,6 +72,7 @@ class Operation(StrEnum):
     TYPED_DATA = "typed_data"
     AUTHORIZATION = "authorization"
     HASH = "hash"
+    BLOCK_PAYLOAD = "block_payload"
 
 
 @frozen(kw_only=True)
@@ -221,7 +222,7 @@ class SignRequest:
     Attributes:
         operation: what the payload is.
         key: key id, label or 0x address. Never a private key: the channel refuses those.
-        payload: transaction mapping or object, message, typed data, authorization or 32-byte digest.
+        payload: transaction mapping or object, message, typed data, authorization, 32-byte digest, or block payload.
         chain_id: the chain that the caller means; must agree with the payload.
         timeout: seconds the request may take, or ``None`` for the service's default.
         caller: who asks; goes to the audit log.
@@ -266,6 +267,13 @@ class SignRequest:
     def hash(cls, digest: bytes | str, key: str, **options: Unpack[RequestOptions]) -> SignRequest:
         """Ask for a signature over a 32-byte digest as it is."""
         return cls(operation=Operation.HASH, key=key, payload=digest, **options)
+
+    @classmethod
+    def block_payload(
+        cls, payload: Mapping[str, Any], key: str, *, chain_id: int | None = None, **options: Unpack[RequestOptions]
+    ) -> SignRequest:
+        """Ask for a sequencer's signature of an OP Stack block: ``{chainId, payloadHash}``."""
+        return cls(operation=Operation.BLOCK_PAYLOAD, key=key, payload=payload, chain_id=chain_id, **options)
 
 
 @frozen(kw_only=True)

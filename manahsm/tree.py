@@ -3,7 +3,8 @@
 ::
 
     manahsm (rest_for_one)
-    ├── audit                        writes records through to the disk; first up, last down
+    ├── timers                       keeps the deadlines of requests that wait
+    ├── audit                        writes records through to the disk
     ├── registry                     writes use counters
     ├── software hosts (one_for_one) a process that signs with software keys, beside the loop
     ├── software                     the software worker
@@ -48,6 +49,7 @@ from supervisors import (
     Shutdown,
     Strategy,
     Supervisor,
+    Timers,
     cause_of,
 )
 
@@ -63,6 +65,7 @@ OnEvent = Callable[[Event], None]
 
 def build_tree(
     *,
+    timers: Timers,
     audit: Body,
     registry: Body,
     software: Mailbox,
@@ -77,6 +80,7 @@ def build_tree(
     """Put the tree together; ``async with tree.running()`` starts it.
 
     Args:
+        timers: what keeps the deadlines of requests.
         audit: body of the task that syncs the audit log.
         registry: body of the task that flushes the registry.
         software: mailbox of the software worker.
@@ -120,6 +124,7 @@ def build_tree(
     return Supervisor(
         "manahsm",
         [
+            ChildSpec("timers", timers.run),
             ChildSpec("audit", audit),
             ChildSpec("registry", registry),
             software_hosts.spec(),

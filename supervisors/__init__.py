@@ -4,7 +4,7 @@
   :class:`Restart`, :class:`Intensity`, :class:`Backoff`, :class:`Shutdown`, :class:`AutoShutdown`.
 * :class:`Mailbox` keeps work safe across the crash of a worker: :class:`Request`, :class:`Reply`.
 * :class:`CircuitBreaker` stops calls to what does not answer: :class:`BreakerSettings`, :class:`Permit`.
-* :class:`Clock` makes time a parameter; :mod:`supervisors.testing` moves it.
+* :class:`Clock` makes time a parameter; :mod:`supervisors.testing` moves it. :class:`Timers` keeps many deadlines.
 
     async def worker(context):
         async with connect() as connection:
@@ -68,6 +68,7 @@ from supervisors.reply import Reply, ReplyState, Request
 from supervisors.roster import ChildState, ChildStatus
 from supervisors.specs import AutoShutdown, ChildSpec, Restart, Shutdown, Strategy
 from supervisors.supervisor import Supervisor
+from supervisors.timers import Timer, Timers
 from supervisors.window import Counts
 
 __all__ = [
@@ -129,6 +130,8 @@ __all__ = [
     "SupervisorStarted",
     "SupervisorStopped",
     "SystemClock",
+    "Timer",
+    "Timers",
     "TooManyChildren",
     "UnknownChild",
     "WaitingForWedged",

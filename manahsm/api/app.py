@@ -1,17 +1,20 @@
 """What is done with an HTTP request before and after its meaning: who asks, how much they may send, and from where.
 
 The one thing to know: the order. The Host header, the Origin, who asks, the room for one more request, the kind and
-size of its body: nothing of a request is looked at before what comes earlier admits it.
+size of its body: nothing of a request is looked at before what comes earlier admits it. A request keeps its room until
+its answer is made, and where that comes in parts, until the last one is sent or the caller has left.
 """
 
 from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from email.utils import formatdate
 from http import HTTPStatus
 
+import anyio
 import msgspec
 from attrs import frozen
 from starlette.applications import Starlette
@@ -20,15 +23,18 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from manahsm.api.callers import Callers, Refused
-from manahsm.api.calls import Answer, Visitor
+from manahsm.api.calls import Answer, Parts, Visitor
+from manahsm.api.connection import CUT_OFF
 from manahsm.api.dispatch import Dispatcher
 from manahsm.api.peers import PEER, Peer
 from manahsm.api.rest import Rest
 from manahsm.config.addresses import host_of, is_loopback
 from manahsm.config.api_tables import Api, Dialect
 from manahsm.logs import get_logger
+from supervisors import SYSTEM_CLOCK, Clock
 
 __all__ = ["Doors", "make_app"]
 
@@ -58,25 +64,50 @@ class _Turned(Exception):  # noqa: N818
 
 
 class _Porter:
-    """Lets requests in."""
+    """Lets requests in; an ASGI application."""
 
-    def __init__(self, api: Api, doors: Doors) -> None:
+    def __init__(self, api: Api, doors: Doors, clock: Clock) -> None:
         self._api = api
+        self._clock = clock
         self._doors = doors
         self._callers = Callers(api)
         self._hosts = frozenset(name.lower() for name in api.allowed_hosts)
         self._inside = 0
 
-    async def answer(self, request: Request) -> Response:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever it is."""
+        request = Request(scope, receive)
         request_id = _request_id(request)
+        with ExitStack() as room:
+            try:
+                visitor = self._admit(request, request_id)
+                room.enter_context(self._room())
+                answer = await self._answer(request, visitor)
+            except _Turned as turned:
+                answer = turned.answer
+                _log.warning("request refused", request_id=request_id, status=answer.status, reason=str(turned))
+            headers = _headers(answer, request_id)
+            if isinstance(answer.body, bytes):
+                room.close()
+                await Response(answer.body, answer.status, headers, answer.content_type)(scope, receive, send)
+                return
+            response = StreamingResponse(answer.body, answer.status, headers, answer.content_type)
+            if not await self._sent_in_time(response, answer.body, scope, receive, send):
+                _log.warning("answer cut off: it took too long", request_id=request_id)
+
+    async def _sent_in_time(self, response: Response, parts: Parts, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Send an answer in parts, or end the connection when it takes too long: because of the node or the caller."""
         try:
-            visitor = self._admit(request, request_id)
-            answer = await self._within_limits(request, visitor)
-        except _Turned as turned:
-            answer = turned.answer
-            _log.warning("request refused", request_id=request_id, status=answer.status, reason=str(turned))
-        return _response(answer, request_id)
+            with self._clock.move_on_after(self._api.downstream_stream_timeout) as time:
+                await response(scope, receive, send)
+            if time.cancelled_caught:
+                scope[CUT_OFF]()
+                while (await receive())["type"] != "http.disconnect":
+                    pass  # what uvicorn calls a fault is an answer that ends before its connection
+            return not time.cancelled_caught
+        finally:
+            with anyio.CancelScope(shield=True):
+                await parts.aclose()
 
     def _admit(self, request: Request, request_id: str) -> Visitor:
         peer: Peer = request.scope[PEER]
@@ -103,12 +134,13 @@ class _Porter:
                 return
         raise _Turned(HTTPStatus.FORBIDDEN, "ask by a name or address of the signer: see hsm.api.allowed_hosts")
 
-    async def _within_limits(self, request: Request, visitor: Visitor) -> Answer:
+    @contextmanager
+    def _room(self) -> Iterator[None]:
         if self._inside >= self._api.max_requests:
             raise _Turned(HTTPStatus.SERVICE_UNAVAILABLE, "too many requests at once", _RETRY_AFTER)
         self._inside += 1
         try:
-            return await self._answer(request, visitor)
+            yield
         finally:
             self._inside -= 1
 
@@ -150,7 +182,7 @@ class _Porter:
         )
 
 
-def make_app(api: Api, doors: Doors) -> Callable[..., Awaitable[None]]:
+def make_app(api: Api, doors: Doors, *, clock: Clock = SYSTEM_CLOCK) -> Callable[..., Awaitable[None]]:
     """Return the ASGI application."""
     middleware = []
     if api.cors_origins:
@@ -162,8 +194,8 @@ def make_app(api: Api, doors: Doors) -> Callable[..., Awaitable[None]]:
                 allow_headers=["content-type", "authorization"],
             )
         )
-    porter = _Porter(api, doors)
-    return Starlette(routes=[Route("/{path:path}", porter.answer, methods=_METHODS)], middleware=middleware)
+    porter = _Porter(api, doors, clock)
+    return Starlette(routes=[Route("/{path:path}", porter, methods=_METHODS)], middleware=middleware)
 
 
 def _request_id(request: Request) -> str:
@@ -172,14 +204,11 @@ def _request_id(request: Request) -> str:
     return given if given is not None and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-def _response(answer: Answer, request_id: str) -> Response:
-    headers = {
+def _headers(answer: Answer, request_id: str) -> dict[str, str]:
+    return {
         "date": formatdate(usegmt=True),
         "cache-control": "no-store",
         "x-content-type-options": "nosniff",
         "x-request-id": request_id,
         **dict(answer.headers),
     }
-    if isinstance(answer.body, bytes):
-        return Response(answer.body, answer.status, headers, answer.content_type)
-    return StreamingResponse(answer.body, answer.status, headers, answer.content_type)

@@ -13,6 +13,7 @@ from manahsm.api.downstream import Node
 from manahsm.api.forwarding import Forwarding
 from manahsm.api.gateway import Gateway
 from manahsm.api.nonces import Nonces
+from manahsm.api.patience import Patient
 from manahsm.api.sending import sending_methods
 from manahsm.config.api_tables import Api
 from supervisors import SYSTEM_CLOCK, Clock
@@ -44,9 +45,10 @@ async def node_behind(
         yield None
         return
     async with Node(api.downstream, timeout=api.downstream_timeout, clock=clock) as node:
-        chain = Chain(node, clock=clock)
+        patient = Patient(node, clock=clock)
+        chain = Chain(patient, clock=clock)
         nonces = Nonces(chain, clock=clock)
         yield Behind(
-            methods=sending_methods(gateway, node, chain, nonces, request_timeout=request_timeout, clock=clock),
+            methods=sending_methods(gateway, patient, chain, nonces, request_timeout=request_timeout, clock=clock),
             forward=Forwarding(node, forget_nonces=nonces.forget),
         )

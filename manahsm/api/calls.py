@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import field, frozen
 
@@ -11,7 +11,7 @@ from manahsm.access import Access
 from manahsm.config.api_tables import Dialect
 from manahsm.errors import ManaHSMError
 
-__all__ = ["Answer", "Call", "Method", "Methods", "RPCError", "Visitor"]
+__all__ = ["Answer", "Call", "Method", "Methods", "Parts", "RPCError", "Visitor"]
 
 
 @frozen(kw_only=True)
@@ -76,6 +76,18 @@ class RPCError(Exception):
         self.cause = cause
 
 
+class Parts(Protocol):
+    """The parts of an answer as they come: an :class:`~collections.abc.AsyncIterator` that can be left early."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def __anext__(self) -> bytes: ...
+
+    async def aclose(self) -> None:
+        """Let go of where they come from. Whoever takes an answer calls this in the end, however that came."""
+        ...
+
+
 @frozen(kw_only=True)
 class Answer:
     """What is sent back over HTTP.
@@ -88,6 +100,6 @@ class Answer:
     """
 
     status: int = 200
-    body: bytes | AsyncIterator[bytes] = field(repr=False)
+    body: bytes | Parts = field(repr=False)
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()

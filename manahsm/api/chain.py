@@ -8,8 +8,9 @@ from typing import Any
 import anyio
 
 from manahsm.api.calls import RPCError
-from manahsm.api.downstream import DOWNSTREAM_ERROR, Node
+from manahsm.api.downstream import DOWNSTREAM_ERROR
 from manahsm.api.fees import Quote
+from manahsm.api.patience import Asks
 from manahsm.errors import InvalidTransaction
 from manahsm.ethereum.fields import integer
 from supervisors import SYSTEM_CLOCK, Clock
@@ -43,7 +44,7 @@ class Chain:
         clock: the time for which fees are remembered.
     """
 
-    def __init__(self, node: Node, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, node: Asks, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._node = node
         self._clock = clock
         self._chain_id: int | None = None

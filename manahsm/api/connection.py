@@ -1,7 +1,7 @@
 """One HTTP connection: uvicorn's, with what it lacks for a service that must not be hurt by whom it talks to.
 
-It says who is at the other end, closes a connection that sends nothing for too long or too large a head, and there is a
-limit to how many there are.
+It says who is at the other end, lets the application cut it off, closes a connection that sends nothing for too long or
+too large a head, and there is a limit to how many there are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from uvicorn.server import ServerState
 from manahsm.api.peers import PEER, Peer, peer_of
 from manahsm.config.api_tables import Listener
 
-__all__ = ["Connection", "Limits"]
+__all__ = ["CUT_OFF", "Connection", "Limits"]
+
+CUT_OFF = "manahsm.cut_off"
+"""Where the scope of a request has what ends its connection at once, though what is sent has not been read."""
 
 _LONGEST_HEAD = 32_768  # bytes of a request line and its headers
 
@@ -72,6 +75,7 @@ class Connection(HttpToolsProtocol):
         """Put the peer where the application finds it."""
         super().on_message_begin()
         self.scope[PEER] = self._peer  # type: ignore[literal-required]
+        self.scope[CUT_OFF] = self.transport.abort  # type: ignore[literal-required]
         self._wait_for_request()
 
     def on_headers_complete(self) -> None:

@@ -16,7 +16,6 @@ from manahsm.api.gateway import Gateway
 from manahsm.api.specs import Asked, Kind
 from manahsm.audit.records import AuditEvent, AuditOutcome, AuditRecord, Decision
 from manahsm.errors import InvalidRequest, KeyNotFound, ManaHSMError, PolicyDenied, RoleDenied
-from manahsm.keys.labels import describe_reference
 from manahsm.keys.roles import only_key
 from manahsm.requests import KeyInfo, KeyState, Operation, Role, SignRequest
 from manahsm.service import Service
@@ -149,10 +148,7 @@ async def covered_key(service: Service, reference: str, access: Access) -> KeyIn
     except KeyNotFound:
         key = None
     if key is None or not access.covers(key):
-        raise KeyNotFound(
-            f"no key that caller {access.caller} may use is called {describe_reference(reference)}: give a key id, "
-            "label or 0x address of one"
-        )
+        raise access.unknown(reference)
     return key
 
 

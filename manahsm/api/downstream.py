@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import ssl
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Self
@@ -22,17 +26,21 @@ import msgspec
 
 from manahsm.api.calls import Answer, RPCError
 from manahsm.config.secret import Secret
-from manahsm.errors import Overloaded
+from manahsm.errors import Overloaded, RateLimited
 from manahsm.nesting import MAX_DEPTH, too_deep
+from manahsm.times import utc_now
 from supervisors import SYSTEM_CLOCK, Clock
 
-__all__ = ["DOWNSTREAM_ERROR", "Node", "Unanswered", "hidden_parts"]
+__all__ = ["DOWNSTREAM_ERROR", "Node", "Throttled", "Unanswered", "hidden_parts", "seconds_to_wait"]
 
 DOWNSTREAM_ERROR = -32000
 """The code for everything that the node did not say itself (JSON-RPC: implementation-defined server errors)."""
 
 _CONNECTIONS = 64  # for calls of our own, and as many again for those that are passed through
 _MOST_ANSWER = 4 * 2**20  # bytes of an answer that is held in memory; streams have no limit
+_LONGEST_NUMBER = 9  # digits of a number of seconds that is meant
+_COME_BACK = 1.0  # seconds, where a node that was asked too much does not say when
+_LIMIT_EXCEEDED = -32005  # EIP-1474
 _LEAST_HIDDEN = 8  # characters: shorter parts of an address, such as v3, are words of everyday answers
 _JSON = "application/json"
 _HEADERS = {"content-type": _JSON, "accept": _JSON, "accept-encoding": "identity", "user-agent": "manahsm"}
@@ -42,6 +50,22 @@ _OK, _MULTIPLE_CHOICES, _BAD_REQUEST = 200, 300, 400
 
 class Unanswered(RPCError):  # noqa: N818 - what became of it
     """The node gave no answer that tells what became of the call: it may have been done."""
+
+
+class Throttled(RPCError):  # noqa: N818 - what became of it
+    """The node was asked too much (429), and has done nothing.
+
+    Args:
+        code: of JSON-RPC, as the node gave it or -32005.
+        message: for the caller.
+        data: what the node said more.
+        retry_after: seconds for which it wants to be left alone, where it says so.
+    """
+
+    def __init__(self, code: int, message: str, data: Any = None, *, retry_after: float | None) -> None:
+        after = _COME_BACK if retry_after is None else retry_after
+        super().__init__(code, message, data, cause=RateLimited(message, retry_after=after))
+        self.retry_after = retry_after
 
 
 class _Reply(msgspec.Struct):
@@ -59,7 +83,8 @@ class Node:
 
     Args:
         url: where it is.
-        timeout: seconds for an answer; in a stream, for its beginning and for each part.
+        timeout: seconds for an answer; in a stream, for its beginning and for each part. Whoever takes a stream bounds
+            the whole of it.
         clock: whose seconds they are.
     """
 
@@ -105,6 +130,7 @@ class Node:
 
         Raises:
             RPCError: the node's error, as it gave it; or there is no connection, and nothing was sent.
+            Throttled: it was asked too much.
             Unanswered: it did not answer, not in time, or not with JSON-RPC.
             Overloaded: too many calls wait for the node.
         """
@@ -118,7 +144,7 @@ class Node:
         """Call a method and return its result as the node wrote it, which :mod:`msgspec` writes as it is.
 
         Raises:
-            RPCError, Unanswered, Overloaded: see :meth:`call`.
+            RPCError, Throttled, Unanswered, Overloaded: see :meth:`call`.
         """
         number = next(self._ids)
         request = {"jsonrpc": "2.0", "id": number, "method": method}
@@ -135,6 +161,8 @@ class Node:
             raise self._late() from None
         except httpx.HTTPError as error:
             raise _broken(error) from None
+        if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+            raise self._throttled(response, body)
         return self._result(response.status_code, body, number)
 
     async def stream(self, body: bytes) -> Answer:
@@ -143,7 +171,7 @@ class Node:
         Its body has an ``aclose``, for a caller who leaves before the end.
 
         Raises:
-            RPCError, Unanswered, Overloaded: see :meth:`call`; nothing of the answer was passed on.
+            RPCError, Throttled, Unanswered, Overloaded: see :meth:`call`; nothing of the answer was passed on.
         """
         try:
             with self._clock.fail_after(self._timeout):
@@ -186,6 +214,17 @@ class Node:
             raise Unanswered(DOWNSTREAM_ERROR, f"downstream answered with status {status} and no result")
         return reply.result
 
+    def _throttled(self, response: httpx.Response, body: bytes) -> Throttled:
+        """What a node says that was asked too much, where it says it in JSON-RPC."""
+        waits = _retry_after(response)
+        try:
+            said = None if too_deep(body) else self._error(msgspec.json.decode(body, type=_Reply).error)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            said = None
+        if said is not None:
+            return Throttled(said.code, said.message, said.data, retry_after=waits)
+        return Throttled(_LIMIT_EXCEEDED, "downstream was asked too much: try again later", retry_after=waits)
+
     def _error(self, error: Any) -> RPCError | None:
         match error:
             case {"code": int(code), "message": str(message)}:
@@ -202,9 +241,11 @@ class Node:
         if status >= _BAD_REQUEST and status not in _SAYS_SOMETHING_OF_US and _is_json(response):
             text = body.decode(errors="replace")
             if not self._tells(text):
-                waits = response.headers.get("retry-after", "")
-                headers = (("retry-after", waits),) if waits.isdecimal() else ()
+                waits = _retry_after(response)
+                headers = () if waits is None else (("retry-after", str(math.ceil(waits))),)
                 return Answer(status=status, body=body, headers=headers)
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            raise self._throttled(response, body)
         raise Unanswered(DOWNSTREAM_ERROR, f"downstream answered with status {status} and no JSON-RPC")
 
     def _tells(self, text: str) -> bool:
@@ -214,6 +255,22 @@ class Node:
         for part in self._hidden:
             text = text.replace(part, "***")
         return text
+
+
+def seconds_to_wait(text: str, now: datetime) -> float | None:
+    """Read a Retry-After header (RFC 9110, section 10.2.3): seconds, or the time of day (pure)."""
+    if text.isascii() and text.isdecimal():
+        return float(text) if len(text) <= _LONGEST_NUMBER else None
+    try:
+        when = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    when = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
+    return max(0.0, (when - now).total_seconds())
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    return seconds_to_wait(response.headers.get("retry-after", ""), utc_now())
 
 
 def hidden_parts(url: str) -> tuple[str, ...]:

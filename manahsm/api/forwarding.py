@@ -23,8 +23,8 @@ _LONGEST = 128
 
 # The node's keys and accounts, its peers, its consensus, its settings; and what only a signer has.
 _KEPT = re.compile(
-    r"(?:account|admin|clef|clique|engine|ibft|istanbul|manahsm|miner|parity|perm|personal|plugins|qbft|raft|signer"
-    r"|wallet)_.*"
+    r"(?:account|admin|clef|clique|engine|ibft|istanbul|manahsm|miner|opsigner|parity|perm|personal|plugins|qbft|raft"
+    r"|signer|wallet)_.*"
     r"|eth_(?:accounts|coinbase|decrypt|getencryptionpublickey|requestaccounts|resend|sendtransaction|sign.*)"
     r"|health_status"
 )

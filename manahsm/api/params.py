@@ -29,6 +29,7 @@ __all__ = [
     "address",
     "address_of",
     "bind",
+    "block_payload",
     "chain_id",
     "choice",
     "choices",
@@ -148,14 +149,14 @@ def message_of(value: Any, name: str = "message") -> bytes:
     return data_of(value, name) if value.startswith(("0x", "0X")) else value.encode()
 
 
-def transaction_of(value: Any, name: str = "transaction") -> dict[str, Any]:
-    """Return the fields of a transaction. What they hold is looked at where it is signed.
+def transaction_of(value: Any, name: str = "transaction", what: str = "a transaction") -> dict[str, Any]:
+    """Return the fields of a transaction, or of ``what``. What they hold is looked at where it is signed.
 
     Raises:
         InvalidRequest: it is no object.
     """
     if not isinstance(value, dict):
-        raise InvalidRequest(f"{name}: is {kind_of(value)}; give an object with the fields of a transaction")
+        raise InvalidRequest(f"{name}: is {kind_of(value)}; give an object with the fields of {what}")
     return value
 
 
@@ -200,6 +201,15 @@ def message(name: str) -> Param:
 def transaction(name: str = "transaction") -> Param:
     """A transaction, as its fields."""
     return Param(name=name, read=lambda value: transaction_of(value, name), schema=_TRANSACTION)
+
+
+def block_payload(name: str = "blockPayload") -> Param:
+    """A block payload, as its fields."""
+    either = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "integer"}}]}
+    chain = {"oneOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]}
+    fields = {"domain": either, "chainId": chain, "payloadHash": either, "senderAddress": ADDRESS}
+    schema = {"type": "object", "required": ["chainId", "payloadHash"], "properties": fields}
+    return Param(name=name, read=lambda value: transaction_of(value, name, "a block payload"), schema=schema)
 
 
 def transactions(name: str, *, most: int) -> Param:

@@ -128,7 +128,10 @@ class Rest:
         """Sign keccak256 of the data with the key of a public key, and return r, s and v."""
         address = address_of(_public_key(identifier))
         digest = keccak256(_data(body))
-        signed = await self._desk.sign(asked, Operation.HASH, address, digest)
+        try:
+            signed = await self._desk.sign(asked, Operation.HASH, address, digest)
+        except KeyNotFound:  # its words name the address, which is not what the caller asked by
+            raise KeyNotFound("no key that this caller may use has this public key") from None
         return Answer(body=signature_hex(signed).encode(), content_type=_TEXT)
 
     async def _public_keys(self, asked: Asked, _body: bytes) -> Answer:

@@ -16,11 +16,12 @@ from manahsm.access import Access
 from manahsm.api.calls import Call, Methods, RPCError
 from manahsm.api.chain import Chain
 from manahsm.api.desk import Desk
-from manahsm.api.downstream import DOWNSTREAM_ERROR, Node, Unanswered
+from manahsm.api.downstream import DOWNSTREAM_ERROR, Throttled, Unanswered
 from manahsm.api.fees import filled, for_estimate, needs_fees
 from manahsm.api.gateway import Gateway
 from manahsm.api.nonces import Nonces, Turn
 from manahsm.api.params import bind, transaction
+from manahsm.api.patience import Patient
 from manahsm.api.specs import Asked
 from manahsm.errors import (
     DeadlineExceeded,
@@ -56,7 +57,7 @@ _read_nonce = integer("nonce", below=NONCE_LIMIT)
 
 def sending_methods(
     gateway: Gateway,
-    node: Node,
+    node: Patient,
     chain: Chain,
     nonces: Nonces,
     *,
@@ -73,7 +74,7 @@ class Sending:
 
     Args:
         gateway: to the service, which signs them.
-        node: takes them.
+        node: takes them. A refusal for too many questions is waited out for as long as the request may take.
         chain: says what they need.
         nonces: the turns of all addresses.
         request_timeout: seconds until a transaction must be on its way to the node.
@@ -81,7 +82,7 @@ class Sending:
     """
 
     def __init__(
-        self, gateway: Gateway, node: Node, chain: Chain, nonces: Nonces, *, request_timeout: float, clock: Clock
+        self, gateway: Gateway, node: Patient, chain: Chain, nonces: Nonces, *, request_timeout: float, clock: Clock
     ) -> None:
         self._desk = Desk(gateway)
         self._node = node
@@ -113,6 +114,7 @@ class Sending:
         sender = "0x" + _read_address(tx.get("from")).hex()
         deadline = self._clock.now() + self._request_timeout
         async with AsyncExitStack() as stack:
+            stack.enter_context(self._node.until(deadline))
             with self._until(deadline):
                 if not await self._may_use(asked.call.visitor.access, sender):
                     await self._sign(asked, sender, tx, deadline)  # refused there, and so in the audit log
@@ -170,6 +172,10 @@ class Sending:
                 lost = error
                 if await self._arrived(tx_hash, lost):
                     return
+            except Throttled:
+                if lost is not None:  # what the node says to a second copy tells nothing of the first
+                    raise _in_doubt(tx_hash, lost) from None
+                raise
             except RPCError as refusal:
                 # A second copy is refused where the first one arrived, and so is one that somebody else has sent.
                 if (lost is None and not _KNOWN.search(refusal.message)) or not await self._chain.knows(tx_hash):

@@ -16,6 +16,7 @@ from attrs import frozen
 from manahsm.config.addresses import LOCALHOST
 from manahsm.config.api_rules import listeners_of
 from manahsm.config.api_tables import Api, Listener
+from manahsm.config.listening import port_problem, socket_problem
 from manahsm.errors import ConfigError, ConfigProblem
 from manahsm.logs import get_logger
 
@@ -77,7 +78,7 @@ def _tcp(stack: ExitStack, listener: Listener, path: str) -> Iterator[socket.soc
         except OSError as error:
             if host != hosts[0] and error.errno == errno.EADDRNOTAVAIL:
                 continue  # localhost without IPv6
-            raise ConfigError([_problem(path, f"{host} port {port}", error)]) from None
+            raise ConfigError([port_problem(error, path, host, port)]) from None
         port = opened.getsockname()[1]  # the same one for both
         opened.setblocking(False)
         yield opened
@@ -99,7 +100,7 @@ def _unix(api: Api, file: Path, path: str) -> Iterator[socket.socket]:
                 file.chmod(0o666)
             opened.listen(BACKLOG)
         except OSError as error:
-            raise ConfigError([_problem(path, str(file), error)]) from None
+            raise ConfigError([socket_problem(error, path, file)]) from None
         opened.setblocking(False)
         try:
             yield opened
@@ -123,22 +124,5 @@ def _remove_stale(file: Path, path: str) -> None:
             file.unlink(missing_ok=True)
             return
         except OSError as error:
-            raise ConfigError([_problem(path, str(file), error)]) from None
-    raise ConfigError(
-        [ConfigProblem(path, f"{file} is in use: another program listens there; stop it, or choose another path")]
-    )
-
-
-def _problem(path: str, where: str, error: OSError) -> ConfigProblem:
-    match error.errno:
-        case errno.EADDRINUSE:
-            message = (
-                f"{where} is in use: stop the program that listens there, choose another port, or 0 for any free one"
-            )
-        case errno.EACCES | errno.EPERM:
-            message = f"{where}: not permitted; use a port from 1024 on, or a directory that the service may write to"
-        case errno.EADDRNOTAVAIL:
-            message = f"{where}: no address of this machine"
-        case _:
-            message = f"{where}: {error.strerror or error}"
-    return ConfigProblem(path if path.endswith("socket") else f"{path}.port", message)
+            raise ConfigError([socket_problem(error, path, file)]) from None
+    raise ConfigError([socket_problem(OSError(errno.EADDRINUSE, "in use"), path, file)])

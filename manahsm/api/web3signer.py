@@ -1,4 +1,4 @@
-"""The execution-layer methods of Web3Signer, and what wallets call for the same.
+"""The execution-layer methods of Web3Signer, what wallets call for the same, and those of op-signer.
 
 The one thing to know: a transaction is signed only where it says for which chain. Web3Signer adds the chain that it was
 configured with; adding one here would sign something else than was asked, and signing without would be good on every
@@ -11,7 +11,7 @@ from typing import Any
 
 from manahsm.api import params
 from manahsm.api.desk import Desk, may_sign
-from manahsm.api.op_signer import arguments_for_op_signer
+from manahsm.api.op_signer import arguments_for_op_signer, block_payload_for_op_signer
 from manahsm.api.specs import Asked, Kind, Spec
 from manahsm.config.api_tables import Dialect
 from manahsm.errors import InvalidRequest
@@ -22,7 +22,8 @@ from manahsm.service import Service
 __all__ = ["signature_hex", "signing_keys", "web3signer_specs", "with_chain", "with_sender"]
 
 _HERE = frozenset({Dialect.WEB3SIGNER})
-_HERE_AND_OP_SIGNER = frozenset({Dialect.WEB3SIGNER, Dialect.OP_SIGNER})
+_OP_SIGNER = frozenset({Dialect.OP_SIGNER})
+_HERE_AND_OP_SIGNER = _HERE | _OP_SIGNER
 _SIGNATURE = {"type": "string", "description": "65 bytes r, s and v (27 or 28), as 0x hex"}
 _ADDRESSES = {"type": "array", "items": params.ADDRESS}
 
@@ -64,6 +65,21 @@ def web3signer_specs(desk: Desk) -> tuple[Spec, ...]:
             do=methods.sign_transaction,
             dialects=_HERE_AND_OP_SIGNER,
         ),
+        *(
+            Spec(
+                name=name,
+                summary=f"Sign an OP Stack block for the sequencer's peers; {forms}.",
+                kind=Kind.SIGN,
+                params=(params.block_payload(),),
+                result={"type": "string", "description": "65 bytes r, s and y parity (0 or 1), as 0x hex"},
+                do=methods.sign_block_payload,
+                dialects=_OP_SIGNER,
+            )
+            for name, forms in (
+                ("opsigner_signBlockPayload", "written as Go does: a list of numbers, a number, base64"),
+                ("opsigner_signBlockPayloadV2", "written as Ethereum does: 0x hex, decimal text"),
+            )
+        ),
         Spec(
             name="health_status",
             summary="Whether there is anybody here.",
@@ -102,6 +118,14 @@ class _Methods:
             raise TypeError("expected a signed transaction")
         return "0x" + signed.raw_transaction.hex()
 
+    async def sign_block_payload(self, asked: Asked, args: dict[str, Any]) -> str:
+        keys = [] if args.get("senderAddress") is not None else await signing_keys(self._desk, asked)
+        sender, payload = block_payload_for_op_signer(args, keys)
+        signed = await self._desk.sign(
+            asked, Operation.BLOCK_PAYLOAD, params.address_of(sender, "senderAddress"), payload
+        )
+        return signature_hex(signed, lowest_v=0)
+
     async def health_status(self, _asked: Asked) -> str:
         return "OK"
 
@@ -138,8 +162,8 @@ def with_chain(tx: dict[str, Any]) -> dict[str, Any]:
     return tx
 
 
-def signature_hex(signed: object) -> str:
-    """65 bytes r, s and v (27 or 28), as 0x hex."""
+def signature_hex(signed: object, *, lowest_v: int = 27) -> str:
+    """65 bytes r, s and v, as 0x hex; v is the y parity added to ``lowest_v``."""
     if not isinstance(signed, Signature):  # pragma: no cover - the operation decides the type
         raise TypeError(f"expected a signature, not {kind_of(signed)}")
-    return "0x" + signed.to_bytes().hex()
+    return "0x" + signed.to_bytes()[:-1].hex() + f"{lowest_v + signed.y_parity:02x}"

@@ -92,6 +92,8 @@ async def ask(service: Service, request: SignRequest) -> Outcome:
             work = service.sign_authorization(payload, key, chain, **given)
         case Operation.HASH:
             work = service.sign_hash(payload, key, **given)
+        case Operation.BLOCK_PAYLOAD:  # pragma: no cover - no line asks for it
+            raise AssertionError("lines do not ask for block payloads")
     try:
         return Outcome(request_id=request.request_id, result=await work)
     except ManaHSMError as error:

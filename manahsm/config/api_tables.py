@@ -82,7 +82,9 @@ class CallerOptions:
     blind_signing: bool = option(
         Flag(), default=False, doc="Whether the caller may have digests signed whose meaning nobody can see."
     )
-    admin: bool = option(Flag(), default=False, doc="Whether the caller may manage keys, breakers and alerts.")
+    admin: bool = option(
+        Flag(), default=False, doc="Whether the caller may manage keys (all of them), breakers and alerts."
+    )
     dialect: Dialect | None = option(
         Choice(Dialect),
         None,
@@ -124,9 +126,20 @@ class Api:
         "hold keys.",
         default_text="none: only signing",
     )
-    downstream_timeout: float = option(Milliseconds(10, _HOUR), 10.0, "Longest answer of the node.")
+    downstream_timeout: float = option(
+        Milliseconds(10, _HOUR),
+        10.0,
+        "How long the node may take to answer; to begin and for each part, where its answer is passed on as it comes.",
+    )
+    downstream_stream_timeout: float = option(
+        Milliseconds(10, _HOUR), 120.0, "How long an answer that is passed on as it comes may take, once it has begun."
+    )
     max_body: int = option(Integer(1024, 2**30), 2**20, "Bytes of the largest request body.")
     max_batch: int = option(Integer(1, 100_000), 100, "Calls in the largest batch.")
-    max_requests: int = option(Integer(1, 100_000), 1024, "Requests at once; more are answered with 503.")
+    max_requests: int = option(
+        Integer(1, 100_000),
+        1024,
+        "Requests at once, those included whose answer still comes from the node; more are answered with 503.",
+    )
     max_connections: int = option(Integer(1, 100_000), 2048, "Connections at once; more are closed.")
     idle_timeout: float = option(Milliseconds(1000, _HOUR), 30.0, "How long a connection may wait for a request.")

@@ -1,6 +1,6 @@
-"""Reads a PIN or a passphrase from a file that nobody else can read.
+"""Reads a PIN or a passphrase from a file that nobody else can read; and what such a file is.
 
-The check is made on the opened file, not on its path, so that it cannot be swapped in between.
+What is read here is checked as an opened file, not by its path, so that it cannot be swapped in between.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from manahsm.config.secret import Secret
 from manahsm.errors import ConfigError, ConfigProblem
 
-__all__ = ["read_configured_secret", "read_secret_file"]
+__all__ = ["insist_on_a_private_file", "read_configured_secret", "read_secret_file"]
 
 _MOST_BYTES = 4096
 
@@ -31,14 +31,23 @@ def read_secret_file(path: Path) -> Secret:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise ValueError(f"can not open {path}: {reason}") from None
     try:
-        _insist_on_a_private_file(os.fstat(descriptor).st_mode, path)
+        insist_on_a_private_file(os.fstat(descriptor).st_mode, path)
         content = os.read(descriptor, _MOST_BYTES + 1)
     finally:
         os.close(descriptor)
     return Secret(_text_of(content, path))
 
 
-def _insist_on_a_private_file(mode: int, path: Path) -> None:
+def insist_on_a_private_file(mode: int, path: Path) -> None:
+    """Insist that nobody but the service can read a file, or write to it (pure, but for one variable of systemd's).
+
+    Args:
+        mode: of the file, with its type, as ``stat`` has it.
+        path: where it is.
+
+    Raises:
+        ValueError: with what is wrong and what to do.
+    """
     if not stat.S_ISREG(mode):
         raise ValueError(f"{path} is not a regular file")
     # systemd lets the service's user read a credential by an access list, whose mask shows as the group's bits.

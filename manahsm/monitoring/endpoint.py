@@ -7,7 +7,6 @@ page ends more than its own connection. HTTP/1.1 is h11's; the sockets are anyio
 
 from __future__ import annotations
 
-import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -18,8 +17,9 @@ from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
 from anyio.abc import SocketAttribute, SocketListener, SocketStream
 
 from manahsm.config.addresses import is_loopback
+from manahsm.config.listening import port_problem
 from manahsm.config.tables import MetricsEndpoint
-from manahsm.errors import ConfigError, ConfigProblem
+from manahsm.errors import ConfigError
 from manahsm.logs import get_logger
 from manahsm.monitoring.answers import Answer, Pages, answer_to
 from supervisors import ChildContext, Clock
@@ -194,24 +194,10 @@ async def listening(options: MetricsEndpoint) -> AsyncIterator[Endpoint]:
     try:
         sockets = await anyio.create_tcp_listener(local_host=options.host, local_port=options.port)
     except OSError as error:
-        raise ConfigError([_problem(options, error)]) from error
+        raise ConfigError([port_problem(error, "hsm.monitoring.metrics", options.host, options.port)]) from error
     async with sockets:
         listeners = [listener for listener in sockets.listeners if isinstance(listener, SocketListener)]
         endpoint = Endpoint(listeners, loopback_only=is_loopback(options.host))
         for address, port in endpoint.addresses:
             _log.info("metrics endpoint", address=address, port=port)
         yield endpoint
-
-
-def _problem(options: MetricsEndpoint, error: OSError) -> ConfigProblem:
-    where = f"{options.host} port {options.port}"
-    match error.errno:
-        case errno.EADDRINUSE:
-            return ConfigProblem(
-                "hsm.monitoring.metrics.port",
-                f"{where} is in use: stop the program that listens there, choose another port, or 0 for any free one",
-            )
-        case errno.EACCES:
-            return ConfigProblem("hsm.monitoring.metrics.port", f"{where}: not permitted; use a port from 1024 on")
-        case _:
-            return ConfigProblem("hsm.monitoring.metrics.host", f"{where}: {error.strerror or error}")

@@ -16,6 +16,7 @@ from attrs import field, frozen
 from manahsm.errors import InvalidRequest
 from manahsm.ethereum.authorizations import Authorization, parse_authorization
 from manahsm.ethereum.blobs import has_sidecar
+from manahsm.ethereum.block_payloads import parse_block_payload
 from manahsm.ethereum.messages import message_bytes, message_digest, parse_digest
 from manahsm.ethereum.signatures import RecoverableSignature
 from manahsm.ethereum.transactions import Transaction, check_sender, parse_transaction
@@ -73,6 +74,9 @@ def prepare(operation: Operation, payload: Any, chain_id: int | None, address: s
         case Operation.HASH:
             _refuse_chain_id(operation, chain_id)
             return _plain(parse_digest(payload), None, dict)
+        case Operation.BLOCK_PAYLOAD:
+            block = parse_block_payload(payload, chain_id)
+            return _plain(block.signing_digest(), block.chain_id, block.summary)
         case _:
             assert_never(operation)
 

@@ -144,9 +144,11 @@ class Signer:
         results: dict[int, Signed | ManaHSMError] = {}
         admitted: list[tuple[int, _Trail]] = []
         jobs: list[SoftwareJob] = []
+        raw: _Subject | None = None
         for number, trail in enumerate(trails):
             try:
-                subject, prepared = await self._admit(trail, private_key, None)
+                subject, prepared = await self._admit(trail, private_key, None, raw)
+                raw = None if private_key is None else subject  # it costs as much as a signature to find out
                 jobs.append(await self._job(subject, prepared.digest))
             except ManaHSMError as error:
                 results[number] = await self._failed(trail, error)
@@ -175,13 +177,15 @@ class Signer:
     # ---- what happens to a request ----
 
     async def _admit(
-        self, trail: _Trail, private_key: bytes | None, access: Access | None
+        self, trail: _Trail, private_key: bytes | None, access: Access | None, subject: _Subject | None = None
     ) -> tuple[_Subject, Prepared]:
-        """Look at who is to sign, and what."""
+        """Look at who is to sign (unless that is known), and what."""
         request = trail.request
-        subject = trail.subject = self._identify(request, private_key)
-        if access is not None and subject.info is not None:
-            access.check(subject.info, request.operation)
+        subject = trail.subject = subject or self._identify(request, private_key, access)
+        if subject.info is not None:
+            if access is not None:
+                access.check(subject.info, request.key, request.operation)
+            check_may_sign(subject.info, request.operation)
         prepared = trail.prepared = await prepare_off_loop(
             request.operation, request.payload, request.chain_id, subject.address
         )
@@ -232,16 +236,23 @@ class Signer:
 
     # ---- who ----
 
-    def _identify(self, request: SignRequest, private_key: bytes | None) -> _Subject:
+    def _identify(self, request: SignRequest, private_key: bytes | None, access: Access | None) -> _Subject:
         if private_key is None:
-            info = self._registry.resolve(request.key)
-            check_may_sign(info, request.operation)
+            info = self._resolve(request.key, access)
             return _Subject(info.address, info.key_id, info)
         key = PrivateKey(private_key)
         public_key = public_key_of(key)
         key_id = key_id_of(public_key)
         self._check_raw(key_id, request.operation)
         return _Subject(address_of(public_key), key_id, None, UnlockedKey(key_id, public_key, key))
+
+    def _resolve(self, reference: str, access: Access | None) -> KeyInfo:
+        try:
+            return self._registry.resolve(reference)
+        except KeyNotFound:
+            if access is None:
+                raise
+        raise access.unknown(reference)
 
     def _check_raw(self, key_id: str, operation: Operation) -> None:
         """A raw private key is no way around the rules of a registered key."""

@@ -28,7 +28,7 @@ from manahsm.signing.decisions import may_try_again, refusal, speaks_against_slo
 from manahsm.signing.jobs import HSMJob, Made, SoftwareJob
 from manahsm.signing.slot import Slot, SlotPhase
 from manahsm.signing.stand_in import StandIn
-from supervisors import Clock, DeadlinePassed, Mailbox, MailboxClosed, MailboxFull, Poisoned, Reply, Request
+from supervisors import Clock, DeadlinePassed, Mailbox, MailboxClosed, MailboxFull, Poisoned, Reply, Request, Timers
 
 __all__ = ["Patience", "Router", "RouterStats", "Routes", "routes_of"]
 
@@ -125,6 +125,7 @@ class Router:
         stand_in: whether software may sign for a token.
         fallback_timeout: seconds that a request waits for tokens before it is diverted.
         clock: whose time deadlines are.
+        timers: keep the deadlines of requests that wait.
     """
 
     def __init__(
@@ -135,12 +136,14 @@ class Router:
         stand_in: StandIn,
         fallback_timeout: float,
         clock: Clock,
+        timers: Timers | None = None,
     ) -> None:
         self._slots = tuple(slots)
         self._software = software
         self._stand_in = stand_in
         self._fallback_timeout = fallback_timeout
         self._clock = clock
+        self._timers = timers
         self.stats = RouterStats()
 
     async def sign_on_token(self, key: KeyInfo, digest: bytes, deadline: float, unlock: Unlock) -> Made:
@@ -214,14 +217,15 @@ class Router:
         """
         mailbox = self._software
         try:
-            made: Sequence[Made | SignatureMismatch] = await _send(
-                mailbox, Request(jobs, deadline=deadline, clock=self._clock)
-            ).wait()
+            made: Sequence[Made | SignatureMismatch] = await _send(mailbox, self._request(jobs, deadline)).wait()
         except DeadlinePassed:
             raise _too_late(mailbox) from None
         except Poisoned as poisoned:
             raise HSMUnavailable(f"{mailbox.name}: {poisoned}") from None
         return made
+
+    def _request(self, payload: HSMJob | tuple[SoftwareJob, ...], deadline: float) -> Request:
+        return Request(payload, deadline=deadline, clock=self._clock, timers=self._timers)
 
     # ---- one slot ----
 
@@ -257,7 +261,7 @@ class Router:
         sent = self._clock.now()
         until = patience.until(turn)
         seated_by = sent + slot.config.connection_pool.timeout
-        reply = _send(slot.mailbox, Request(job, deadline=patience.deadline, clock=self._clock))
+        reply = _send(slot.mailbox, self._request(job, patience.deadline))
         if len(slot.mailbox):
             slot.press()
         resolved = await reply.resolved_by(min(until, seated_by))

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 # From the ground up. A room imports from floors below it and from itself, never from a neighbour.
 FLOORS = (
     {"at_once", "errors", "files", "hsm.quirks", "http_body", "logs", "nesting", "processes", "stdio", "times"},
-    {"ethereum", "notify", "requests", "strict_json"},
+    {"ethereum", "keys.labels", "notify", "requests", "strict_json"},
     {"access", "config"},
     {"audit", "hsm", "keys", "software"},
     {"signing"},

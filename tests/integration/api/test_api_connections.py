@@ -198,7 +198,10 @@ class TestSockets:
                 pass
 
     def test_an_address_of_another_machine_is_an_error_that_says_so(self) -> None:
-        with pytest.raises(ConfigError, match="no address of this machine"), open_doors(Api(host="192.0.2.1", port=0)):
+        with (
+            pytest.raises(ConfigError, match=r"host: 192\.0\.2\.1 port 0: no address"),
+            open_doors(Api(host="192.0.2.1", port=0)),
+        ):
             pass
 
     def test_localhost_is_one_port_on_both_loopback_addresses(self) -> None:
@@ -334,10 +337,20 @@ class TestTls:
                     certificates.reload()
                 said_of(await exchange(doors[0], GET, authority.client()))
 
+    def test_a_key_that_systemd_gives_as_a_credential_is_taken(
+        self, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tls = authority.server()
+        assert tls.key is not None
+        tls.key.chmod(0o440)
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(authority.directory))
+        Certificates(tls)
+
     @pytest.mark.parametrize(
         ("spoil", "option", "message"),
         [
             (lambda tls: tls.key.chmod(0o640), "key", "chmod 600"),
+            (lambda tls: tls.key.chmod(0o604), "key", "chmod 600"),
             (lambda tls: tls.key.unlink(), "key", "No such file"),
             (lambda tls: tls.certificate.unlink(), "certificate", "No such file"),
             (lambda tls: tls.certificate.write_bytes(tls.key.read_bytes()), "certificate", "no PEM file"),

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import anyio
 import httpx
 import pytest
-from scripted_node import CLOSED, HttpRequest, Script, ScriptedNode, Wire, rpc_answer, scripted_node
+from scripted_node import CLOSED, HttpRequest, Script, ScriptedNode, Wire, http_answer, rpc_answer, scripted_node
 from served import Served, rpc, serving
 from services import software_config
 
@@ -129,3 +129,33 @@ async def test_a_stream_that_the_node_breaks_off_is_not_taken_for_whole(tmp_path
         with pytest.raises(httpx.RemoteProtocolError):
             await served.call("eth_getLogs")
         assert (await served.call("eth_accounts"))["result"] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b'{"jsonrpc":"2.0","id":1,"error":{"code":-32005,"message":"slow down"}}', "application/json"),
+        (b"no", "text/plain"),
+    ],
+)
+async def test_a_node_that_is_asked_too_much_says_so_to_the_caller_and_when_to_come_back(
+    tmp_path: Path, body: bytes, kind: str
+) -> None:
+    async def refuse(_request: HttpRequest, _wire: Wire) -> bytes:
+        return http_answer(body, 429, kind, "retry-after: 17")
+
+    async with before_a_node(tmp_path, refuse) as (served, node):
+        answer = await served.post(json.dumps(rpc("eth_call", [])).encode())
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "17")
+    assert (answer.json()["id"], answer.json()["error"]["code"]) == (1, -32005)
+    assert len(node.requests) == 1
+
+
+async def test_a_call_of_a_batch_for_which_the_node_was_asked_too_much_says_when_to_come_back(tmp_path: Path) -> None:
+    async def refuse(_request: HttpRequest, _wire: Wire) -> bytes:
+        return http_answer(b"no", 429, "text/plain", "retry-after: 17")
+
+    async with before_a_node(tmp_path, refuse) as (served, node):
+        answer = (await served.post(json.dumps([rpc("eth_call", [])]).encode())).json()
+    assert answer[0]["error"]["data"] == {"code": "rate_limited", "retry_after": 17.0}
+    assert len(node.requests) == 1

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -185,7 +187,7 @@ class TestWeb3Signer:
         for error in (unknown, not_theirs):
             assert error["code"] == -32000
             assert error["message"].startswith("No unlocked account matches the Sender")
-        assert [unknown["data"]["code"], not_theirs["data"]["code"]] == ["key_not_found", "policy_denied"]
+            assert error["data"]["code"] == "key_not_found"
         assert [record["caller"] for record in on.records()] == ["alice", "eve"]
 
     async def test_the_state_of_health_is_ok(self, tmp_path: Path) -> None:
@@ -315,7 +317,7 @@ class TestOpSigner:
             ({"gas": None}, -32010, "gas not specified"),
             ({"gasPrice": "0x1"}, -32010, "only accepts maxFeePerGas"),
             ({"colour": "red"}, -32010, "colour: is unknown"),
-            ({"from": OTHER}, -32011, "no key is called"),
+            ({"from": OTHER}, -32011, "no key that caller alice may use"),
         ],
     )
     async def test_what_is_refused_has_its_codes(
@@ -326,10 +328,123 @@ class TestOpSigner:
         assert (error["code"], words in error["message"]) == (code, True)
         assert [record["outcome"] for record in on.records()] == ["refused"]
 
+    HASH = keccak256(b"a block")
+    BLOCK_V1: ClassVar = {
+        "domain": [0] * 32,
+        "chainId": 10,
+        "payloadHash": b64encode(HASH).decode(),
+        "senderAddress": ADDRESS.lower(),
+    }
+    BLOCK_V2: ClassVar = {**BLOCK_V1, "domain": "0x" + "00" * 32, "chainId": "10", "payloadHash": "0x" + HASH.hex()}
+
+    @pytest.mark.parametrize(("version", "args"), [("", BLOCK_V1), ("V2", BLOCK_V2)])
+    async def test_a_sequencer_gets_its_block_signed_as_its_peers_check_it(
+        self, tmp_path: Path, version: str, args: dict[str, Any]
+    ) -> None:
+        digest = keccak256(bytes(32) + (10).to_bytes(32, "big") + self.HASH)
+        async with stage(tmp_path) as on:
+            signature = await on.call(f"opsigner_signBlockPayload{version}", [args], SIGNER, Dialect.OP_SIGNER)
+        assert signature == "0x" + PrivateKey(A_PRIVATE_KEY).sign_recoverable(digest, hasher=None).hex()
+
+    async def test_a_block_that_was_signed_is_on_record(self, tmp_path: Path) -> None:
+        async with stage(tmp_path) as on:
+            await on.call("opsigner_signBlockPayloadV2", [self.BLOCK_V2], SIGNER, Dialect.OP_SIGNER)
+        (record,) = on.records()
+        assert (record["operation"], record["chain_id"], record["outcome"]) == ("block_payload", 10, "signed")
+        assert record["summary"]["payloadHash"] == "0x" + self.HASH.hex()
+
+    @pytest.mark.parametrize(
+        ("change", "code", "words"),
+        [
+            ({"payloadHash": None}, -32012, "payloadHash not specified"),
+            ({"domain": "0x02" + "00" * 31}, -32012, "domain: is not 32 zero bytes"),
+            ({"senderAddress": "0x1234"}, -32012, "senderAddress: "),
+            ({"senderAddress": OTHER}, -32013, "no key that caller alice may use"),
+        ],
+    )
+    async def test_a_block_that_is_refused_has_its_codes_and_is_on_record(
+        self, tmp_path: Path, change: dict[str, Any], code: int, words: str
+    ) -> None:
+        args = {**self.BLOCK_V2, **change}
+        async with stage(tmp_path) as on:
+            error = await on.error("opsigner_signBlockPayloadV2", [args], SIGNER, Dialect.OP_SIGNER)
+        assert (error["code"], words in error["message"]) == (code, True)
+        assert [record["outcome"] for record in on.records()] == ["refused"]
+
+    async def test_blocks_are_signed_for_those_alone_who_may_use_the_key(self, tmp_path: Path) -> None:
+        eve = Access(caller="eve", keys=frozenset({"cold"}))
+        async with stage(tmp_path) as on:
+            error = await on.error("opsigner_signBlockPayload", [self.BLOCK_V1], eve, Dialect.OP_SIGNER)
+        assert (error["code"], error["data"]["code"]) == (-32013, "key_not_found")
+
     async def test_other_signers_methods_are_not_served(self, tmp_path: Path) -> None:
         async with stage(tmp_path) as on:
             for method in ("eth_sign", "account_list", "eth_accounts"):
                 assert (await on.error(method, [], SIGNER, Dialect.OP_SIGNER))["code"] == -32601
+
+
+class TestKeysOfOthers:
+    """A caller learns nothing of a key that is not theirs: every answer reads as if there were none."""
+
+    EVE = Access(caller="eve", keys=frozenset({"cold"}), blind_signing=True)
+    BY_ADDRESS: ClassVar[dict[str, Callable[[str], Any]]] = {
+        "eth_sign": lambda name: [name, "0x00"],
+        "personal_sign": lambda name: ["0x00", name],
+        "eth_signTypedData_v4": lambda name: [name, TYPED],
+        "eth_signTransaction": lambda name: [{**TX, "from": name}],
+        "account_signData": lambda name: ["text/validator", name, {"address": name, "message": "0x00"}],
+        "account_signTransaction": lambda name: [{**TX, "from": name}],
+        "account_signTypedData": lambda name: [name, TYPED],
+    }
+    BY_ANY_NAME: ClassVar[dict[str, Callable[[str], Any]]] = {
+        "manahsm_signTransaction": lambda name: {"tx": TX, "key": name},
+        "manahsm_signHash": lambda name: {"hash": "0x" + "07" * 32, "key": name},
+        "manahsm_signMessage": lambda name: {"message": "hello", "key": name},
+        "manahsm_signTypedData": lambda name: {"typedData": TYPED, "key": name},
+        "manahsm_batchSignTransactions": lambda name: {"txs": [TX], "key": name},
+        "manahsm_getKey": lambda name: {"key": name},
+    }
+
+    @pytest.mark.parametrize("state", ["active", "without a role", "retired"])
+    async def test_to_name_one_reads_as_if_there_were_none(self, tmp_path: Path, state: str) -> None:
+        async with stage(tmp_path) as on:
+            if state == "without a role":
+                await on.service.assign_role("hot", None)
+            elif state == "retired":
+                await on.service.rotate_key("hot")
+            pairs = [(ADDRESS, OTHER, {**self.BY_ADDRESS, **self.BY_ANY_NAME})]
+            pairs += [(on.key.key_id, "f" * 16, self.BY_ANY_NAME), ("hot", "warm", self.BY_ANY_NAME)]
+            told = [
+                (await on.whole(method, params(name), self.EVE), await on.whole(method, params(absent), self.EVE))
+                for name, absent, methods in pairs
+                for method, params in methods.items()
+            ]
+        replaced = [json.dumps(theirs) for theirs, _ in told]
+        for name, absent, _ in pairs:
+            replaced = [text.replace(f"'{name}'", f"'{absent}'") for text in replaced]
+        assert replaced == [json.dumps(nobodys) for _, nobodys in told]
+
+    async def test_to_name_its_public_key_reads_as_if_there_were_none(self, tmp_path: Path) -> None:
+        absent = PrivateKey(b"\x07" * 32).public_key.format(compressed=False)[1:].hex()
+        async with stage(tmp_path) as on:
+            answers = []
+            for public_key in (PUBLIC_KEY, absent):
+                visitor = on.visitor(self.EVE)
+                rest = Rest(on.gateway, reload=_never)
+                path = f"/api/v1/eth1/sign/{public_key}"
+                answers.append(await elsewhere(partial(rest.answer, "POST", path, b'{"data":"0x00"}', visitor)))
+        assert answers[0] == answers[1]
+        assert answers[0].status == 404
+
+    async def test_the_audit_log_tells_whose_key_it_was(self, tmp_path: Path) -> None:
+        async with stage(tmp_path) as on:
+            await on.error("eth_sign", [ADDRESS, "0x00"], self.EVE)
+        (record,) = on.records()
+        assert (record["caller"], record["key_id"], record["address"]) == ("eve", on.key.key_id, ADDRESS)
+
+
+async def _never() -> str:
+    raise AssertionError("nothing is reloaded here")
 
 
 class TestManaging:
@@ -500,7 +615,7 @@ class TestRest:
         ("path", "body", "access", "status"),
         [
             (SIGN, b'{"data":"0x00"}', SIGNER, 403),
-            (SIGN, b'{"data":"0x00"}', Access(caller="eve", blind_signing=True, keys=frozenset({"cold"})), 403),
+            (SIGN, b'{"data":"0x00"}', Access(caller="eve", blind_signing=True, keys=frozenset({"cold"})), 404),
             (SIGN, b'{"data":"0x00"}', Access(caller="eve", blind_signing=True, methods=frozenset({"eth_*"})), 403),
             ("/api/v1/eth1/sign/0x" + "11" * 64, b'{"data":"0x00"}', BLIND, 404),
             ("/api/v1/eth1/sign/" + OTHER, b'{"data":"0x00"}', BLIND, 404),
@@ -618,6 +733,7 @@ PROPER = {
     "address": st.sampled_from([ADDRESS, ADDRESS.lower()]),
     "alertId": st.just("0" * 16),
     "authorization": st.just({"address": OTHER, "chainId": 1, "nonce": 0}),
+    "blockPayload": st.sampled_from([TestOpSigner.BLOCK_V1, TestOpSigner.BLOCK_V2]),
     "chainId": st.sampled_from([1, "0x7a69"]),
     "component": st.sampled_from(["audit", "nothing"]),
     "contentType": st.sampled_from(["text/plain", "data/typed", "text/validator", "application/clique"]),

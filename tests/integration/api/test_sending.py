@@ -17,7 +17,7 @@ from hexbytes import HexBytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pool_node import CHAIN_ID, STRANGER, Fate, PoolNode, sender_of
-from scripted_node import ScriptedNode, scripted_node
+from scripted_node import HttpRequest, ScriptedNode, Wire, http_answer, scripted_node
 from services import audit_records, eventually, software_config
 
 import manahsm
@@ -25,11 +25,11 @@ from manahsm import Backend, KeyInfo, Role, Service
 from manahsm.access import Access
 from manahsm.api.behind import Behind, node_behind
 from manahsm.api.calls import Call, RPCError, Visitor
-from manahsm.api.downstream import Unanswered
+from manahsm.api.downstream import Throttled, Unanswered
 from manahsm.api.gateway import Direct
 from manahsm.config.api_tables import Api, Dialect
 from manahsm.config.secret import Secret
-from manahsm.errors import DeadlineExceeded, InvalidRequest, InvalidTransaction, KeyNotFound, PolicyDenied, RoleDenied
+from manahsm.errors import DeadlineExceeded, InvalidRequest, InvalidTransaction, KeyNotFound, RoleDenied
 from manahsm.ethereum.signatures import keccak256
 
 pytestmark = pytest.mark.anyio
@@ -177,7 +177,7 @@ async def test_an_account_that_is_not_ours_is_refused_before_the_node_is_asked_a
 
 
 async def test_a_key_of_another_caller_is_refused_and_the_refusal_recorded(stage: Stage) -> None:
-    with pytest.raises(PolicyDenied):
+    with pytest.raises(KeyNotFound):
         await stage.send(access=Access(caller="stranger", keys=frozenset({"another"})))
     assert stage.pool.calls == []
     record = audit_records(stage.directory)[-1]
@@ -270,6 +270,46 @@ async def test_a_transaction_that_nobody_hears_of_is_named_in_the_error(stage: S
     with pytest.raises(Unanswered, match="may have been sent") as caught:
         await stage.send()
     assert caught.value.data == {"hash": "0x" + keccak256(HexBytes(stage.pool.sent[0])).hex()}
+
+
+def throttle(stage: Stage, method: str, *headers: str, times: int = 1, after: int = 0) -> None:
+    """Have the node answer a method with 429 so many times, after so many answers."""
+    seen = 0
+
+    async def script(request: HttpRequest, wire: Wire) -> bytes:
+        nonlocal seen
+        seen += request.method == method
+        if request.method == method and after < seen <= after + times:
+            return http_answer(b"no", 429, "text/plain", *headers)
+        return await stage.pool(request, wire)
+
+    stage.server.script = script
+
+
+@pytest.mark.parametrize(
+    "method", ["eth_chainId", "eth_estimateGas", "eth_getTransactionCount", "eth_sendRawTransaction"]
+)
+async def test_a_node_that_was_asked_too_much_is_asked_again(stage: Stage, method: str) -> None:
+    throttle(stage, method)
+    tx_hash = await stage.send()
+    assert stage.pool.pool == {0: tx_hash}
+    assert stage.server.methods.count(method) == 2
+
+
+async def test_a_node_that_is_not_to_be_asked_in_time_gets_no_transaction_and_leaves_no_gap(stage: Stage) -> None:
+    throttle(stage, "eth_sendRawTransaction", "retry-after: 31")
+    with pytest.raises(Throttled) as caught:
+        await stage.send()
+    assert caught.value.retry_after == 31
+    assert stage.pool.pool == {0: await stage.send()}
+
+
+async def test_a_transaction_that_was_lost_is_in_doubt_when_the_node_will_hear_no_more_of_it(stage: Stage) -> None:
+    stage.pool.fates = deque([Fate.LOST])
+    throttle(stage, "eth_sendRawTransaction", "retry-after: 31", after=1)
+    with pytest.raises(Unanswered, match="may have been sent"):
+        await stage.send()
+    assert len(stage.pool.sent) == 1
 
 
 async def test_a_deadline_passes_while_others_have_their_turn(tmp_path: Path) -> None:

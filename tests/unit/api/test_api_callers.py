@@ -14,8 +14,8 @@ from manahsm.access import Access
 from manahsm.api.callers import Callers, Known, Refused
 from manahsm.api.peers import Peer
 from manahsm.config.api_tables import Api, CallerOptions, Dialect, Listener
-from manahsm.errors import PolicyDenied
-from manahsm.requests import Operation, Role
+from manahsm.errors import KeyNotFound, PolicyDenied
+from manahsm.requests import KeyInfo, Operation, Role
 
 TOKEN = "a-token-of-alice"
 LOCAL = Peer(listener=Listener(port=9000))
@@ -171,10 +171,24 @@ class TestAccess:
         ]
 
     def test_digests_are_signed_for_those_who_may_alone(self) -> None:
-        self.access(blind_signing=True).check(self.KEY, Operation.HASH)
+        self.access(blind_signing=True).check(self.KEY, "Hot", Operation.HASH)
         with pytest.raises(PolicyDenied, match="blind_signing"):
-            self.access().check(self.KEY, Operation.HASH)
+            self.access().check(self.KEY, "Hot", Operation.HASH)
 
     def test_a_key_of_another_is_refused_with_what_to_do(self) -> None:
-        with pytest.raises(PolicyDenied, match=r"caller a may not use key .* hsm\.api\.callers"):
-            self.access(keys=("other",)).check(self.KEY, Operation.MESSAGE)
+        with pytest.raises(KeyNotFound, match=r"that caller a may use .* hsm\.api\.callers"):
+            self.access(keys=("other",)).check(self.KEY, "Hot", Operation.MESSAGE)
+
+    @pytest.mark.parametrize("asked_by", ["key_id", "label", "address"])
+    def test_a_refusal_tells_nothing_of_a_key_but_what_it_was_asked_by(self, asked_by: str) -> None:
+        reference = getattr(self.KEY, asked_by)
+        with pytest.raises(KeyNotFound) as caught:
+            self.access(keys=("other",)).check(self.KEY, reference, Operation.HASH)
+
+        assert said_of(str(caught.value), self.KEY) == {asked_by}
+
+
+def said_of(text: str, key: KeyInfo) -> set[str]:
+    """Which of its names a text tells of a key, whatever the case."""
+    names = {name: str(getattr(key, name)) for name in ("key_id", "label", "address", "role")}
+    return {name for name, value in names.items() if value.lower() in text.lower()}

@@ -15,7 +15,9 @@ import pytest
 from scripted_node import CLOSED, HttpRequest, ScriptedNode, Wire, http_answer, rpc_answer, scripted_node
 
 from manahsm.api.calls import Answer, RPCError
-from manahsm.api.downstream import Node, Unanswered, hidden_parts
+from manahsm.api.codes import shown
+from manahsm.api.downstream import Node, Throttled, Unanswered, hidden_parts
+from manahsm.config.api_tables import Dialect
 from manahsm.config.secret import Secret
 from manahsm.errors import Overloaded
 from supervisors.testing import ManualClock
@@ -109,7 +111,8 @@ async def test_an_error_is_an_error_whatever_the_status() -> None:
     async with node_that(lambda _: http_answer(body, 429)) as (node, _):
         with pytest.raises(RPCError) as caught:
             await node.call("eth_chainId", [])
-    assert caught.value.code == -32005
+    assert isinstance(caught.value, Throttled)
+    assert (caught.value.code, caught.value.message) == (-32005, "too many requests")
 
 
 @pytest.mark.parametrize(
@@ -324,6 +327,32 @@ async def test_a_refusal_in_json_keeps_its_status_and_when_to_come_back() -> Non
     async with node_that(lambda _: http_answer(body, 429, "application/json", "retry-after: 3", "x-a: b")) as (node, _):
         answer = await node.stream(call_body())
     assert answer == Answer(status=429, body=body, headers=(("retry-after", "3"),))
+
+
+PAGE = http_answer(b"<h1>Slow down, " + KEY.encode(), 429, "text/html", "retry-after: 3")
+
+
+@pytest.mark.parametrize("way", ["call", "stream"])
+async def test_a_node_that_was_asked_too_much_has_done_nothing_and_says_when_to_come_back(way: str) -> None:
+    async with node_that(lambda _: PAGE) as (node, _):
+        with pytest.raises(Throttled, match="downstream was asked too much") as caught:
+            await (node.call("eth_sendRawTransaction", ["0x00"]) if way == "call" else node.stream(call_body()))
+    told = shown(caught.value, Dialect.WEB3SIGNER, "eth_blockNumber")
+    assert (caught.value.retry_after, told.status, told.headers) == (3.0, 429, (("retry-after", "3"),))
+
+
+async def test_a_node_that_does_not_say_when_to_come_back_is_left_alone_for_a_second() -> None:
+    async with node_that(lambda _: http_answer(b"", 429, "text/plain")) as (node, _):
+        with pytest.raises(Throttled) as caught:
+            await node.stream(call_body())
+    assert caught.value.retry_after is None
+    assert shown(caught.value, Dialect.WEB3SIGNER, "eth_call").headers == (("retry-after", "1"),)
+
+
+async def test_a_time_of_day_to_come_back_is_passed_on_as_seconds() -> None:
+    long_ago = "retry-after: Thu, 01 Jan 1970 00:00:00 GMT"
+    async with node_that(lambda _: http_answer(b'{"error":{}}', 503, "application/json", long_ago)) as (node, _):
+        assert (await node.stream(call_body())).headers == (("retry-after", "0"),)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ KEPT = [
     "perm_addAccountsToAllowlist",
     "wallet_addEthereumChain",
     "manahsm_generateKey",
+    "opsigner_signBlockPayload",
     "health_status",
     "debug_setHead",
     "debug_traceBlockFromFile",

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import ssl
-import stat
 from pathlib import Path
 from typing import Any, Self
 
 from manahsm.config.api_tables import Tls
+from manahsm.config.secret_files import insist_on_a_private_file
 from manahsm.errors import ConfigError, ConfigProblem
 from manahsm.logs import get_logger
 
@@ -108,12 +108,9 @@ def _stamp(file: Path | None) -> tuple[int, int, int] | None:
 
 def _insist_on_a_private_key(file: Path) -> None:
     try:
-        mode = file.stat().st_mode
-    except OSError as error:
+        insist_on_a_private_file(file.stat().st_mode, file)
+    except (OSError, ValueError) as error:
         raise ConfigError([ConfigProblem("hsm.api.tls.key", _why(error, file))]) from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        problem = f"{file} is open to group or others (mode {stat.S_IMODE(mode):04o}); chmod 600 it"
-        raise ConfigError([ConfigProblem("hsm.api.tls.key", problem)])
 
 
 def _no_password() -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from manahsm.config.secret import Secret
 from manahsm.errors import ConfigError, ConfigProblem
 
-__all__ = ["read_configured_secret", "read_secret_file"]
+__all__ = ["insist_on_a_private_file", "read_configured_secret", "read_secret_file"]
 
 _MOST_BYTES = 4096
 
@@ -31,14 +31,23 @@ def read_secret_file(path: Path) -> Secret:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise ValueError(f"can not open {path}: {reason}") from None
     try:
-        _insist_on_a_private_file(os.fstat(descriptor).st_mode, path)
+        insist_on_a_private_file(os.fstat(descriptor).st_mode, path)
         content = os.read(descriptor, _MOST_BYTES + 1)
     finally:
         os.close(descriptor)
     return Secret(_text_of(content, path))
 
 
-def _insist_on_a_private_file(mode: int, path: Path) -> None:
+def insist_on_a_private_file(mode: int, path: Path) -> None:
+    """Refuse a file that others can read.
+
+    Args:
+        mode: of the file, as ``stat`` has it.
+        path: where it is.
+
+    Raises:
+        ValueError: with what is wrong with it and what to do.
+    """
     if not stat.S_ISREG(mode):
         raise ValueError(f"{path} is not a regular file")
     # systemd lets the service's user read a credential by an access list, whose mask shows as the group's bits.

@@ -25,6 +25,8 @@ class Notifier:
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._address = _address_of(environ.get("NOTIFY_SOCKET", ""))
+        self.heard = self._address is not None
+        """Whether there is one."""
         self.watchdog: float | None = None
         """Seconds within which it wants a sign of life again and again, or ``None``."""
         usec = environ.get("WATCHDOG_USEC", "")
@@ -32,12 +34,12 @@ class Notifier:
             self.watchdog = int(usec) / 1e6
 
     def ready(self, status: str) -> None:
-        """The service is up. ``status`` is one line for people."""
-        self._tell(f"READY=1\nSTATUS={status}")
+        """The service is up. ``status`` is for people."""
+        self._tell(f"READY=1\nSTATUS={_one_line(status)}")
 
-    def alive(self) -> None:
-        """The event loop runs."""
-        self._tell("WATCHDOG=1")
+    def alive(self, status: str) -> None:
+        """The event loop runs. ``status`` is for people."""
+        self._tell(f"WATCHDOG=1\nSTATUS={_one_line(status)}")
 
     def stopping(self) -> None:
         """The service has begun to stop."""
@@ -54,6 +56,11 @@ class Notifier:
                 sender.sendall(message.encode())
         except OSError as error:
             _log.warning("service manager not told", reason=error.strerror)
+
+
+def _one_line(text: str) -> str:
+    """A line more would be a word more to the manager."""
+    return " ".join(text.split())
 
 
 def _address_of(path: str) -> str | None:

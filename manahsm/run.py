@@ -34,6 +34,7 @@ __all__ = ["main"]
 _log = get_logger("manahsm.run")
 
 _STDIN, _STDOUT = 0, 1
+_TELL_EVERY = 5.0  # seconds between two words to the service manager
 _EXIT_FAILED = 1
 _EXIT_USAGE = 2
 _EXIT_INTERRUPTED = 130
@@ -133,7 +134,7 @@ async def _serve(
 
 async def _work(service: Service, options: argparse.Namespace, stop: anyio.Event) -> int:
     if not (options.check or options.stdio):
-        await _until(stop)
+        await _until(stop, service)
         return 0
     lost: list[OSError] = []
     output = LineWriter(_STDOUT)
@@ -165,23 +166,29 @@ async def _work(service: Service, options: argparse.Namespace, stop: anyio.Event
     return _EXIT_FAILED if lost else status
 
 
-async def _until(stop: anyio.Event) -> None:
+async def _until(stop: anyio.Event, service: Service) -> None:
     """Serve until a signal comes, and keep the service manager informed."""
     notifier = Notifier()
-    notifier.ready("signing")
+    notifier.ready(_condition(service))
     _log.info("ready")
     async with anyio.create_task_group() as tasks:
-        if notifier.watchdog is not None:
-            tasks.start_soon(_show_life, notifier, notifier.watchdog / 2)
+        if notifier.heard:
+            tasks.start_soon(_show_life, notifier, service)
         await stop.wait()
         tasks.cancel_scope.cancel()
     notifier.stopping()
 
 
-async def _show_life(notifier: Notifier, interval: float) -> None:
+async def _show_life(notifier: Notifier, service: Service) -> None:
+    interval = _TELL_EVERY if notifier.watchdog is None else min(_TELL_EVERY, notifier.watchdog / 2)
     while True:
-        notifier.alive()
+        notifier.alive(_condition(service))
         await anyio.sleep(interval)
+
+
+def _condition(service: Service) -> str:
+    reason = service.why_not_ready()
+    return "signing" if reason is None else f"not signing: {reason}"
 
 
 if __name__ == "__main__":

@@ -411,6 +411,10 @@ class Service:
         """Return how the service and each of its components are, by the last health checks."""
         return await self._parts.watch.health.health()
 
+    def why_not_ready(self) -> str | None:
+        """Return why nothing can be signed at this moment, or ``None`` if it can: what ``/readyz`` answers."""
+        return self._parts.meters.why_not_ready()
+
     async def trigger_health_check(self, component: str | None = None) -> HealthReport:
         """Look at one component, or all of them, now.
 

@@ -69,9 +69,8 @@ class Meters:
         Args:
             report: how the service is.
         """
-        sources = self._sources
-        return pages_of(
-            self.text,
-            lambda: why_not_ready(sources.status(), sources.audit(), audit_required=self._audit_required),
-            lambda: page_of_report(report()),
-        )
+        return pages_of(self.text, self.why_not_ready, lambda: page_of_report(report()))
+
+    def why_not_ready(self) -> str | None:
+        """Return why the service can not sign now, or ``None`` if it can."""
+        return why_not_ready(self._sources.status(), self._sources.audit(), audit_required=self._audit_required)

@@ -365,3 +365,13 @@ class TestTls:
         with pytest.raises(ConfigError, match=message) as caught:
             Certificates(tls)
         assert [problem.path for problem in caught.value.problems] == [f"hsm.api.tls.{option}"]
+
+    def test_a_key_that_is_a_credential_of_systemd_may_show_the_mask_of_its_access_list(
+        self, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tls = authority.server()
+        assert tls.key is not None
+        tls.key.chmod(0o440)
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tls.key.parent))
+
+        Certificates(tls)

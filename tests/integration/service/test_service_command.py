@@ -448,6 +448,47 @@ def test_without_an_option_it_serves_http_until_a_signal_comes(
     assert running.leftovers() == set()
 
 
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[socket.socket]:
+    """A socket such as systemd's, at ``tmp_path / "notify"``."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.settimeout(DEADLINE)
+        listening.bind(str(tmp_path / "notify"))
+        yield listening
+
+
+def managed(tmp_path: Path) -> dict[str, Any]:
+    """What systemd gives a unit with ``Type=notify`` and ``WatchdogSec=200ms``."""
+    return {"env": {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}}
+
+
+def test_the_service_manager_is_told_that_it_signs_lives_and_stops(
+    hsm: Path, start: Callable[..., Running], manager: socket.socket, tmp_path: Path
+) -> None:
+    running = start(served(hsm), **managed(tmp_path))
+    said = [manager.recv(1024) for _ in range(4)]
+    running.send(signal.SIGTERM)
+    while (last := manager.recv(1024)).startswith(b"WATCHDOG=1"):
+        pass
+
+    assert said == [b"READY=1\nSTATUS=signing", *[b"WATCHDOG=1\nSTATUS=signing"] * 3]
+    assert last == b"STOPPING=1"
+    assert running.end()[0] == 0
+
+
+def test_the_service_manager_is_told_why_nothing_is_signed(
+    softhsm_token: SoftHSMToken, start: Callable[..., Running], manager: socket.socket, tmp_path: Path
+) -> None:
+    config = write_config_file(tmp_path / "config.json", config_for(softhsm_token, tmp_path))
+    (softhsm_token.directory / "pin").write_text("98765\n")
+    running = start(served(config), **managed(tmp_path))
+    said = manager.recv(1024)
+    running.send(signal.SIGTERM)
+
+    assert said.startswith(b"READY=1\nSTATUS=not signing: no slot can sign: manahsm-test is latched")
+    assert running.end()[0] == 0
+
+
 def test_a_port_in_use_is_an_error_before_anything_starts(hsm: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -26,19 +26,33 @@ def test_it_hears_each_word(manager: tuple[socket.socket, str]) -> None:
     listening, path = manager
     notifier = Notifier({"NOTIFY_SOCKET": path})
     notifier.ready("signing")
-    notifier.alive()
+    notifier.alive("not signing")
     notifier.stopping()
 
-    assert [listening.recv(1024) for _ in range(3)] == [b"READY=1\nSTATUS=signing", b"WATCHDOG=1", b"STOPPING=1"]
+    assert [listening.recv(1024) for _ in range(3)] == [
+        b"READY=1\nSTATUS=signing",
+        b"WATCHDOG=1\nSTATUS=not signing",
+        b"STOPPING=1",
+    ]
+
+
+def test_a_status_of_two_lines_adds_no_word(manager: tuple[socket.socket, str]) -> None:
+    listening, path = manager
+    Notifier({"NOTIFY_SOCKET": path}).alive("slot a\nSTOPPING=1\r\nis down")
+
+    assert listening.recv(1024) == b"WATCHDOG=1\nSTATUS=slot a STOPPING=1 is down"
 
 
 @pytest.mark.parametrize("address", ["", "relative", "vsock:2:1"])
 def test_without_a_manager_nothing_is_said(address: str) -> None:
-    Notifier({"NOTIFY_SOCKET": address}).ready("signing")
+    notifier = Notifier({"NOTIFY_SOCKET": address})
+    notifier.ready("signing")
+
+    assert not notifier.heard
 
 
 def test_a_manager_that_is_gone_does_not_end_the_service(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).alive()
+    Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).alive("signing")
 
     assert "service manager not told" in caplog.text
 

@@ -337,15 +337,6 @@ class TestTls:
                     certificates.reload()
                 said_of(await exchange(doors[0], GET, authority.client()))
 
-    def test_a_key_that_systemd_gives_as_a_credential_is_taken(
-        self, authority: Authority, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        tls = authority.server()
-        assert tls.key is not None
-        tls.key.chmod(0o440)
-        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(authority.directory))
-        Certificates(tls)
-
     @pytest.mark.parametrize(
         ("spoil", "option", "message"),
         [

@@ -13,7 +13,7 @@ from time import perf_counter_ns
 from bench.children import together
 from bench.figures import Figure, Spread, against, at_least, at_most, each_rate, percentile, processor_times
 from bench.heartbeat import Heartbeat
-from bench.places import KEY, Bench
+from bench.places import KEY, Bench, hosts_of
 from bench.turns import contest, keep_busy
 from services import digest_of
 
@@ -40,13 +40,14 @@ async def hsm(bench: Bench) -> list[Figure]:
         with bench.c_loop() as c_loop, bench.pkcs11_loop() as python:
             name = "1 session"
             contestants = {_ONE: c_loop.rate, "python-pkcs11": python.rate, name: bench.profiler.over(ours)}
-            found = await contest(contestants, bench.plan)
+            found = await contest(contestants, bench.plan, others=await hosts_of(service))
     rates = found.rates
     return [
         against("hsm", rates, name, _ONE, at_least(0.95)),
         against("hsm", rates, name, "python-pkcs11"),
         *each_rate("hsm", rates),
         *processor_times("hsm", found.processor, (name,)),
+        *processor_times("hsm", found.beside, (name,), of="its host"),
     ]
 
 
@@ -68,6 +69,7 @@ async def hosts(bench: Bench) -> list[Figure]:
             found = await contest(
                 {_ONE: one.rate, _TWO: together(pair), name: bench.profiler.over(ours), _WATCHED: heart.beside(ours)},
                 bench.plan,
+                others=await hosts_of(service),
             )
     rates = {each: found.rates[each] for each in found.rates if each != _WATCHED}
     return [
@@ -77,6 +79,7 @@ async def hosts(bench: Bench) -> list[Figure]:
         *heart.figures("hosts"),
         *each_rate("hosts", rates),
         *processor_times("hosts", found.processor, (name,)),
+        *processor_times("hosts", found.beside, (name,), of="its hosts"),
     ]
 
 

@@ -89,13 +89,16 @@ async def latency(bench: Bench) -> list[Figure]:
     theirs: list[list[float]] = []
     async with bench.token_service(size=1, processes=1) as service:
 
-        async def calls() -> list[float]:
+        async def calls(_: float) -> float:
             taken = []
             for number in range(_BLOCK + _SETTLING):
                 began = perf_counter_ns()
                 await service.sign_hash(digest_of(number + 1), KEY)
                 taken.append((perf_counter_ns() - began) / 1e6)
-            return taken[_SETTLING:]
+            ours[-1] += taken[_SETTLING:]
+            return sum(taken)
+
+        block = bench.profiler.over(calls)
 
         with bench.c_loop() as c_loop:
             for _ in range(bench.plan.rounds + 1):
@@ -104,7 +107,7 @@ async def latency(bench: Bench) -> list[Figure]:
                 for _ in range(1 if bench.quick else _BLOCKS):
                     answer = await c_loop.ask(f"latency {_BLOCK + _SETTLING}")
                     theirs[-1] += [int(each) / 1e6 for each in answer.split()][_SETTLING:]
-                    ours[-1] += await calls()
+                    await block(0.0)
     return [
         _gain("p50", 50, ours[1:], theirs[1:], 0.25),
         _gain("p99", 99, ours[1:], theirs[1:], 1.0),

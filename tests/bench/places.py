@@ -98,7 +98,7 @@ class Bench:
     def pkcs11_loop(self) -> Iterator[Child]:
         """python-pkcs11 over the token's key, in a process of its own."""
         token = self.token()
-        command: list[str | Path] = [sys.executable, HERE / "pkcs11_loop.py", token.library, token.label, KEY]
+        command: list[str | Path] = [sys.executable, "-P", HERE / "pkcs11_loop.py", token.library, token.label, KEY]
         with Child(command, first=token.pin, **token.environment) as child:
             yield child
 

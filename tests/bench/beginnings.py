@@ -39,7 +39,11 @@ def begin(bench: Bench, config: Mapping[str, Any], signatures: int) -> dict[str,
     profile = str(bench.directory / "fresh.profile") if bench.profiler.wanted else None
     asked = {"config": config, "backend": bench.backend, "signatures": signatures, "profile": profile}
     done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, HERE / "fresh.py"], input=json.dumps(asked), stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-P", HERE / "fresh.py"],
+        input=json.dumps(asked),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     if profile is not None:
         bench.profiler.load(Path(profile))

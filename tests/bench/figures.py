@@ -119,12 +119,14 @@ def each_rate(measure: str, rates: Mapping[str, Sequence[float]]) -> list[Figure
     return [Figure(measure=measure, name=name, unit="/s", spread=Spread.of(values)) for name, values in rates.items()]
 
 
-def processor_times(measure: str, processor: Mapping[str, Sequence[float]], names: Iterable[str]) -> list[Figure]:
-    """What these took of a processor in this process for one; hardly depends on what else the machine does."""
+def processor_times(
+    measure: str, processor: Mapping[str, Sequence[float]], names: Iterable[str], *, of: str = "its process"
+) -> list[Figure]:
+    """What these took of a processor for one, in this process or in others; hardly depends on what else is going on."""
     return [
         Figure(
             measure=measure,
-            name=f"{name}: processor time of its process",
+            name=f"{name}: processor time of {of}",
             unit="us",
             spread=Spread.of(seconds * 1e6 for seconds in processor[name]),
         )

@@ -13,7 +13,7 @@ from time import perf_counter_ns
 from bench.children import together
 from bench.figures import Figure, Spread, against, at_least, at_most, each_rate, percentile, processor_times
 from bench.heartbeat import Heartbeat
-from bench.places import KEY, Bench
+from bench.places import KEY, Bench, hosts_of
 from bench.turns import contest, keep_busy
 from services import digest_of
 
@@ -40,13 +40,14 @@ async def hsm(bench: Bench) -> list[Figure]:
         with bench.c_loop() as c_loop, bench.pkcs11_loop() as python:
             name = "1 session"
             contestants = {_ONE: c_loop.rate, "python-pkcs11": python.rate, name: bench.profiler.over(ours)}
-            found = await contest(contestants, bench.plan)
+            found = await contest(contestants, bench.plan, others=await hosts_of(service))
     rates = found.rates
     return [
         against("hsm", rates, name, _ONE, at_least(0.95)),
         against("hsm", rates, name, "python-pkcs11"),
         *each_rate("hsm", rates),
         *processor_times("hsm", found.processor, (name,)),
+        *processor_times("hsm", found.beside, (name,), of="its host"),
     ]
 
 
@@ -68,6 +69,7 @@ async def hosts(bench: Bench) -> list[Figure]:
             found = await contest(
                 {_ONE: one.rate, _TWO: together(pair), name: bench.profiler.over(ours), _WATCHED: heart.beside(ours)},
                 bench.plan,
+                others=await hosts_of(service),
             )
     rates = {each: found.rates[each] for each in found.rates if each != _WATCHED}
     return [
@@ -77,6 +79,7 @@ async def hosts(bench: Bench) -> list[Figure]:
         *heart.figures("hosts"),
         *each_rate("hosts", rates),
         *processor_times("hosts", found.processor, (name,)),
+        *processor_times("hosts", found.beside, (name,), of="its hosts"),
     ]
 
 
@@ -86,13 +89,16 @@ async def latency(bench: Bench) -> list[Figure]:
     theirs: list[list[float]] = []
     async with bench.token_service(size=1, processes=1) as service:
 
-        async def calls() -> list[float]:
+        async def calls(_: float) -> float:
             taken = []
             for number in range(_BLOCK + _SETTLING):
                 began = perf_counter_ns()
                 await service.sign_hash(digest_of(number + 1), KEY)
                 taken.append((perf_counter_ns() - began) / 1e6)
-            return taken[_SETTLING:]
+            ours[-1] += taken[_SETTLING:]
+            return sum(taken)
+
+        block = bench.profiler.over(calls)
 
         with bench.c_loop() as c_loop:
             for _ in range(bench.plan.rounds + 1):
@@ -101,7 +107,7 @@ async def latency(bench: Bench) -> list[Figure]:
                 for _ in range(1 if bench.quick else _BLOCKS):
                     answer = await c_loop.ask(f"latency {_BLOCK + _SETTLING}")
                     theirs[-1] += [int(each) / 1e6 for each in answer.split()][_SETTLING:]
-                    ours[-1] += await calls()
+                    await block(0.0)
     return [
         _gain("p50", 50, ours[1:], theirs[1:], 0.25),
         _gain("p99", 99, ours[1:], theirs[1:], 1.0),

@@ -44,7 +44,7 @@ async def http(bench: Bench) -> list[Figure]:
     first = json.dumps({"config": config, "backend": bench.backend, "answer": answer})
     shares: dict[str, list[tuple[float, float]]] = {name: [] for name in _PATHS}
     with ExitStack() as stack:
-        server = stack.enter_context(Child([sys.executable, HERE / "http_server.py"], first=first))
+        server = stack.enter_context(Child([sys.executable, "-P", HERE / "http_server.py"], first=first))
         port = server.greeting.split()[1]
         _check(port, answer)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
@@ -24,7 +24,7 @@ from softhsm import SoftHSMToken
 
 import manahsm
 
-__all__ = ["KEY", "Bench", "ensure_key", "opened"]
+__all__ = ["KEY", "Bench", "ensure_key", "hosts_of", "opened"]
 
 KEY = "bench"
 _numbers = count()
@@ -98,9 +98,20 @@ class Bench:
     def pkcs11_loop(self) -> Iterator[Child]:
         """python-pkcs11 over the token's key, in a process of its own."""
         token = self.token()
-        command: list[str | Path] = [sys.executable, HERE / "pkcs11_loop.py", token.library, token.label, KEY]
+        command: list[str | Path] = [sys.executable, "-P", HERE / "pkcs11_loop.py", token.library, token.label, KEY]
         with Child(command, first=token.pin, **token.environment) as child:
             yield child
+
+
+async def hosts_of(service: manahsm.Service) -> Callable[[], float]:
+    """What tells the processor time so far of a service's host processes, in seconds; they must live on."""
+    pids = [host.pid for slot in (await service.status()).slots for host in slot.hosts]
+    return lambda: sum(map(_processor_time, pids))
+
+
+def _processor_time(pid: int) -> float:
+    nanoseconds = (int(file.read_text().split()[0]) for file in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+    return sum(nanoseconds) / 1e9
 
 
 @asynccontextmanager

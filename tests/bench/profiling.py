@@ -65,6 +65,7 @@ def report(stats: pstats.Stats) -> str:
     """The functions that took most themselves, and the packages."""
     output = io.StringIO()
     stats.stream = output  # type: ignore[attr-defined]
+    stats.files = []  # type: ignore[attr-defined]
     stats.sort_stats("tottime").print_stats(_TOP)
     entries: Stats = stats.stats  # type: ignore[attr-defined]
     shares = by_package(entries)

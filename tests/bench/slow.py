@@ -13,7 +13,7 @@ from attrs import evolve
 from bench.children import together
 from bench.figures import Figure, Spread, at_least, each_rate, processor_times
 from bench.heartbeat import Heartbeat
-from bench.places import KEY, Bench
+from bench.places import KEY, Bench, hosts_of
 from bench.turns import contest, keep_busy
 from p11fault import FaultModule
 from p11fault_rules import Delay, Recall
@@ -59,7 +59,9 @@ async def _with(bench: Bench, module: FaultModule, sessions: int, bound: float) 
             ]
             plan = evolve(bench.plan, rounds=max(2, bench.plan.rounds // 2), seconds=_LONGER * bench.plan.seconds)
             found = await contest(
-                {c_name: together(loops), name: bench.profiler.over(ours), watched: heart.beside(ours)}, plan
+                {c_name: together(loops), name: bench.profiler.over(ours), watched: heart.beside(ours)},
+                plan,
+                others=await hosts_of(service),
             )
     ideal = sessions * 1000 / _DELAY
     rates = {each: found.rates[each] for each in (c_name, name)}
@@ -76,4 +78,5 @@ async def _with(bench: Bench, module: FaultModule, sessions: int, bound: float) 
         *(evolve(figure, name=f"{name}, {figure.name}") for figure in heart.figures("slow")),
         *each_rate("slow", rates),
         *processor_times("slow", found.processor, (name,)),
+        *processor_times("slow", found.beside, (name,), of="its hosts"),
     ]

@@ -7,7 +7,7 @@ before its end. What is still under way then is awaited and not counted, so queu
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from time import perf_counter, process_time
 
 import anyio
@@ -44,23 +44,41 @@ class Contest:
     Attributes:
         rates: how much in a second.
         processor: seconds of a processor that this process took for one; next to nothing for those in other processes.
+        beside: what other processes of ours took for one.
     """
 
-    rates: Mapping[str, list[float]]
-    processor: Mapping[str, list[float]]
+    rates: dict[str, list[float]]
+    processor: dict[str, list[float]]
+    beside: dict[str, list[float]]
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Contest:
+        """One that has not begun."""
+        kept: list[dict[str, list[float]]] = [{name: [] for name in names} for _ in range(3)]
+        return cls(*kept)
 
 
-async def contest(contestants: Mapping[str, Contestant], plan: Plan) -> Contest:
-    """Let each take its turn in every round."""
+async def contest(
+    contestants: Mapping[str, Contestant], plan: Plan, *, others: Callable[[], float] = lambda: 0.0
+) -> Contest:
+    """Let each take its turn in every round.
+
+    Args:
+        contestants: by name.
+        plan: how long, and how often.
+        others: the processor time so far of other processes that are ours, in seconds.
+    """
     for work in contestants.values():
         await work(plan.warm_up)
-    found = Contest({name: [] for name in contestants}, {name: [] for name in contestants})
+    found = Contest.of(list(contestants))
     for _ in range(plan.rounds):
         for name, work in contestants.items():
-            clock, processor = perf_counter(), process_time()
+            clock, processor, beside = perf_counter(), process_time(), others()
             rate = await work(plan.seconds)
+            count = rate * (perf_counter() - clock)
             found.rates[name].append(rate)
-            found.processor[name].append((process_time() - processor) / (rate * (perf_counter() - clock)))
+            found.processor[name].append((process_time() - processor) / count)
+            found.beside[name].append((others() - beside) / count)
             await anyio.sleep(_PAUSE)
     return found
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import cProfile
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from bench import profiling
 from bench.children import Child
@@ -93,6 +95,11 @@ def test_processor_times_are_told_in_microseconds() -> None:
     assert (one.unit, one.value) == ("us", pytest.approx(3.0))
 
 
+def test_processor_times_of_hosts_are_told_apart() -> None:
+    (one,) = processor_times("hsm", {"ours": [1e-3]}, ["ours"], of="its host")
+    assert one.name == "ours: processor time of its host"
+
+
 def test_growth_is_the_slope_through_all_that_was_seen() -> None:
     assert slope([0, 10, 20, 30], [5.0, 6.0, 7.0, 8.0]) == pytest.approx(0.1)
     assert slope([5], [1.0]) == 0.0
@@ -142,6 +149,19 @@ async def test_contestants_take_turns_after_one_to_warm_up() -> None:
     assert turns == [("a", 0.5), ("b", 0.5), ("c", 0.5), *[("a", 0.2), ("b", 0.2), ("c", 0.2)] * 2]
     assert found.rates == {"a": [4.0, 7.0], "b": [5.0, 8.0], "c": [6.0, 9.0]}
     assert {name: len(times) for name, times in found.processor.items()} == {"a": 2, "b": 2, "c": 2}
+
+
+@pytest.mark.anyio
+async def test_what_other_processes_of_ours_took_is_divided_by_what_was_done() -> None:
+    taken = iter([1.0, 3.0])
+
+    async def one_a_turn(seconds: float) -> float:
+        await anyio.sleep(seconds)
+        return 1 / seconds
+
+    plan = Plan(rounds=1, seconds=0.01, warm_up=0.001)
+    found = await contest({"a": one_a_turn}, plan, others=lambda: next(taken))
+    assert 0 < found.beside["a"][0] <= 2.0
 
 
 @pytest.mark.anyio
@@ -265,6 +285,28 @@ def test_a_machine_is_described_without_its_name() -> None:
 )
 def test_a_function_is_of_its_package(file: str, name: str, package: str) -> None:
     assert profiling.package_of(file, name) == package
+
+
+def test_a_profile_is_told_by_function_and_by_package_without_its_file(tmp_path: Path) -> None:
+    looking = cProfile.Profile()
+    looking.runcall(sign_plainly, PrivateKey(PRIVATE_KEY), TRANSACTIONS[0])
+    looking.dump_stats(tmp_path / "profile")
+    profiler = profiling.Profiler()
+    for _ in range(2):
+        profiler.load(tmp_path / "profile")
+    text = profiler.report()
+    assert "rlp/codec.py" in text.partition("by package")[0]
+    assert " rlp" in text.partition("by package")[2]
+    assert str(tmp_path) not in text
+
+
+@pytest.mark.anyio
+async def test_only_the_one_who_is_looked_at_is_looked_at() -> None:
+    work = contestant("a", [])
+    assert profiling.Profiler().over(work) is work
+    wanted = profiling.Profiler(wanted=True)
+    assert await wanted.over(work)(0.1) == 1.0
+    assert "turn" in wanted.report()
 
 
 def test_packages_are_told_by_the_time_in_their_own_functions() -> None:

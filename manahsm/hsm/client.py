@@ -323,6 +323,7 @@ class HostSession:
         self._link = link
         self._host_generation = host_generation
         self._discarded = False
+        self._begun: list[Call] = []
 
     @property
     def usable(self) -> bool:
@@ -351,10 +352,37 @@ class HostSession:
         if len(items) > MAX_ITEMS:
             detail = f"at most {MAX_ITEMS} digests in one call"
             raise HSMFailure(outcome_named("REQUEST_TOO_LARGE", "sign"), detail)
-        host = self._host
-        call = self._link.begin("sign", host.settings.call_timeout if timeout is None else timeout)
+        call = self._link.begin("sign", self._host.settings.call_timeout if timeout is None else timeout)
         self._link.send(call, Sign(call.id, self.id, self._host_generation, items))
         return call
+
+    def begin_each(self, items: Sequence[tuple[bytes, bytes]]) -> list[Call]:
+        """Send digests as calls of their own, each answered as soon as it is signed; in one write.
+
+        Each has the device's timeout for itself and for each of those that were sent before it and have not ended: say
+        with :meth:`its_turn` when they have.
+
+        Args:
+            items: as for :meth:`begin`, a few.
+
+        Raises:
+            HSMFailure: nothing was sent: the session is not usable, or the host does not keep up.
+        """
+        if not self.usable:
+            raise self._refusal()
+        timeout = self._host.settings.call_timeout
+        self._begun = [call for call in self._begun if not call.ended]
+        calls = [self._link.begin("sign", timeout * (len(self._begun) + number)) for number in range(1, len(items) + 1)]
+        commands = (
+            Sign(call.id, self.id, self._host_generation, (item,)) for call, item in zip(calls, items, strict=True)
+        )
+        self._link.send_all(calls, commands)
+        self._begun += calls
+        return calls
+
+    def its_turn(self, call: Call) -> None:
+        """All that was sent before ``call`` has ended: from now on it has the device's timeout for itself."""
+        self._link.due_in(call, self._host.settings.call_timeout)
 
     async def finish(self, call: Call) -> list[bytes | HSMFailure]:
         """Wait for the signatures of a call.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import anyio
@@ -79,13 +80,17 @@ class HostLink:
         """
         if not self.is_open:
             raise HSMFailure(outcome_named("HOST_NOT_RUNNING", name), f"host {self._name} has ended")
-        deadline = self._clock.now() + timeout
-        call = self._calls.add(name, deadline)
-        if deadline < self._wakes_at:
-            # Rare: the watch sleeps to the first deadline and looks again then, whatever came in between.
-            self._wakes_at = deadline
-            self._nap.cancel()
+        call = self._calls.add(name, math.inf)
+        self.due_in(call, timeout)
         return call
+
+    def due_in(self, call: Call, timeout: float) -> None:
+        """Set when a call is due: in so many seconds from now."""
+        call.deadline = self._clock.now() + timeout
+        if call.deadline < self._wakes_at:
+            # Rare: the watch sleeps to the first deadline and looks again then, whatever came in between.
+            self._wakes_at = call.deadline
+            self._nap.cancel()
 
     def send(self, call: Call, command: Command) -> None:
         """Send the command of a call.
@@ -93,15 +98,26 @@ class HostLink:
         Raises:
             HSMFailure: REQUEST_TOO_LARGE, or HOST_BUSY when the host has stopped reading. The call has ended then.
         """
+        self.send_all((call,), (command,))
+
+    def send_all(self, calls: Sequence[Call], commands: Iterable[Command]) -> None:
+        """Send the commands of some calls in one write.
+
+        Raises:
+            HSMFailure: as :meth:`send`, of all of them.
+        """
         try:
-            frame = encode(command)
+            frames = b"".join(map(encode, commands))
         except ProtocolError as error:
+            raise self._not_sent(calls, "REQUEST_TOO_LARGE", str(error)) from None
+        if len(self._backlog) + len(frames) > _MAX_BACKLOG:
+            raise self._not_sent(calls, "HOST_BUSY", f"host {self._name} does not keep up")
+        self._write(frames)
+
+    def _not_sent(self, calls: Iterable[Call], outcome: str, detail: str) -> HSMFailure:
+        for call in calls:
             self._calls.take(call.id)
-            raise HSMFailure(outcome_named("REQUEST_TOO_LARGE", call.name), str(error)) from None
-        if len(self._backlog) + len(frame) > _MAX_BACKLOG:
-            self._calls.take(call.id)
-            raise HSMFailure(outcome_named("HOST_BUSY", call.name), f"host {self._name} does not keep up")
-        self._write(frame)
+        return HSMFailure(outcome_named(outcome, "send"), detail)
 
     def _write(self, frame: bytes) -> None:
         written = 0

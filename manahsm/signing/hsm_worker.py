@@ -8,6 +8,7 @@ told at once. What a worker that crashes has in hand goes back into the slot's m
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import anyio
@@ -20,7 +21,7 @@ from manahsm.hsm.failures import HSMFailure
 from manahsm.hsm.outcomes import Action, Outcome, outcome_named
 from manahsm.logs import get_logger
 from manahsm.requests import Backend
-from manahsm.signing.decisions import never_tried
+from manahsm.signing.decisions import never_tried, share_of
 from manahsm.signing.jobs import HSMJob, Made
 from manahsm.signing.observed import HOST_GONE
 from manahsm.signing.pool import OpenFailed
@@ -33,12 +34,10 @@ _log = get_logger("manahsm.worker")
 
 _CLOSE_TIMEOUT = 2.0  # seconds; a host that does not answer is killed by its own deadline anyway
 _OPEN_BACKOFF = Backoff(initial=0.02, factor=2.0, maximum=1.0, jitter=0.2)
-_HANDS = 2  # requests that a session has at a time: while one is signed the next is in its host already
+_HANDS = 2  # of a session: while the token has what one sent, what the other sent waits in the host already
 _ADMITS_ALL = frozenset({BreakerState.CLOSED, BreakerState.FORCED_CLOSED})
 _REST = 0.1  # seconds, after the token said that something is exhausted
 _JITTER = random.Random()  # noqa: S311 - jitter is no secret
-
-Begun = Call | HSMFailure
 
 
 class HSMWorker:
@@ -54,7 +53,7 @@ class HSMWorker:
         self._overflow = overflow
         self._broken: str | None = None  # why the session in hand may not be used any more
         self._sent: Call | None = None  # what was sent last on this session
-        self._signing = 0  # hands that have a request
+        self._signing = 0  # hands that have requests
         self._first_waits = False  # a hand waits as one with a free session
 
     async def run(self, ctx: ChildContext) -> None:
@@ -110,31 +109,36 @@ class HSMWorker:
             for _ in range(_HANDS):
                 hands.start_soon(self._hand, ctx, session)
 
-    # ---- a hand: it has one request at a time, and its digest waits in the host behind that of the other ----
+    # ---- a hand: while the token has what it sent, what the other hand sent waits in the host ----
 
     async def _hand(self, ctx: ChildContext, session: HostSession) -> None:
         while session.usable:
-            request = await self._next(ctx, session)
-            if request is None:
+            requests = await self._next(ctx, session)
+            if not requests:
                 break
             self._signing += 1
             try:
-                await self._sign(session, request)
+                await self._sign(session, requests)
             finally:
                 self._signing -= 1
         self._slot.pool.call_off(session)
 
-    async def _next(self, ctx: ChildContext, session: HostSession) -> Request | None:
-        """Wait for a request; ``None`` where the session is not to be used any more.
+    async def _next(self, ctx: ChildContext, session: HostSession) -> list[Request]:
+        """Wait for requests, more than one where many wait; none: the session is not to be used any more."""
+        mailbox = self._slot.mailbox
+        request = mailbox.receive_nowait(ctx.name) or await self._wait(ctx, session)
+        if request is None:
+            return []
+        more = share_of(len(mailbox), self._slot.pool.open) if self._may_send_ahead else 0
+        queued = (mailbox.receive_nowait(ctx.name) for _ in range(more))
+        return [request, *(one for one in queued if one is not None)]
 
-        A hand takes a digest that would have to wait behind another one only where no session is free.
-        """
+    async def _wait(self, ctx: ChildContext, session: HostSession) -> Request | None:
+        """Wait for a request; a hand takes one that has to wait behind the other's only where no session is free."""
         slot = self._slot
-        request = slot.mailbox.receive_nowait(ctx.name)
-        if request is not None:
-            return request
         first = not (self._signing or self._first_waits)
         patience = slot.config.connection_pool.idle_timeout if self._overflow and first else None
+        request: Request | None = None
         self._first_waits |= first
         try:
             with slot.pool.while_attached(session), ctx.clock.move_on_after(patience):
@@ -145,34 +149,59 @@ class HSMWorker:
 
     # ---- signing ----
 
-    async def _sign(self, session: HostSession, request: Request) -> None:
-        slot = self._slot
-        ahead = self._sent if self._sent is not None and not self._sent.ended else None
-        if ahead is not None and slot.breaker.state not in _ADMITS_ALL:
-            await ahead.over()  # a probe is one call: nothing is sent ahead of its permit
-            ahead = None
-        if not session.usable:  # its host died as the request came
-            slot.mailbox.give_back_one(request, count_attempt=False)
-        elif ahead is not None:
-            await self._sign_behind(ahead, session, request)
-        elif (permit := slot.breaker.try_acquire()) is None:
-            request.reply.fail(slot.unavailable())
-        else:
-            await self._settle(session, request, permit, self._begin(session, request.payload))
+    @property
+    def _may_send_ahead(self) -> bool:
+        """Whether digests may wait in the host for their turn; a probe is one call, and needs its permit first."""
+        return self._slot.breaker.state in _ADMITS_ALL
 
-    async def _sign_behind(self, ahead: Call, session: HostSession, request: Request) -> None:
-        """Send a digest, whose turn in the token comes when another call has ended."""
-        slot = self._slot
-        call = self._begin(session, request.payload, behind=ahead)
-        await ahead.over()
-        if session.usable:
-            # Where the breaker has opened meanwhile, this call tells it nothing.
-            await self._settle(session, request, slot.breaker.try_acquire(), call)
-        else:
-            slot.mailbox.give_back_one(request, count_attempt=False)
+    async def _sign(self, session: HostSession, requests: Sequence[Request]) -> None:
+        """Sign some requests, one after the other, and after what the other hand has sent."""
+        slot, ahead = self._slot, self._sent
+        calls: Sequence[Call] = ()
+        if session.usable and self._may_send_ahead:
+            try:
+                calls = self._send(session, requests)
+            except HSMFailure as failure:
+                for request in requests:
+                    await self._failed(session, request, None, failure)
+                return
+        for number, request in enumerate(requests):
+            if ahead is not None and not ahead.ended:
+                await ahead.over()
+            if not session.usable:  # because of what was ahead, or its host died as the requests came
+                self._give_back(*requests[number:])
+                return
+            permit = slot.breaker.try_acquire()
+            if calls:
+                # Where the breaker has opened meanwhile, a call that was sent before tells it nothing.
+                ahead = calls[number]
+                await self._settle(session, request, permit, ahead)
+            elif permit is None:
+                request.reply.fail(slot.unavailable())
+            else:
+                await self._probe(session, request, permit)
 
-    async def _settle(self, session: HostSession, request: Request, permit: Permit | None, call: Begun) -> None:
-        """Wait for the token, and say how it went."""
+    async def _probe(self, session: HostSession, request: Request, permit: Permit) -> None:
+        with permit:
+            try:
+                (call,) = self._send(session, [request])
+            except HSMFailure as failure:
+                await self._failed(session, request, permit, failure)
+            else:
+                await self._settle(session, request, permit, call)
+
+    def _send(self, session: HostSession, requests: Sequence[Request]) -> Sequence[Call]:
+        """Send digests to the host, one call each.
+
+        Raises:
+            HSMFailure: none was sent.
+        """
+        calls = session.begin_each([(request.payload.public_key, request.payload.digest) for request in requests])
+        self._sent = calls[-1]
+        return calls
+
+    async def _settle(self, session: HostSession, request: Request, permit: Permit | None, call: Call) -> None:
+        """Wait for the token, whose turn with a call it is, and say how it went."""
         with permit or nullcontext():
             try:
                 signature = await self._finish(session, call, request.payload)
@@ -183,26 +212,14 @@ class HSMWorker:
                     permit.success()
                 request.reply.succeed(Made(signature, Backend.HSM, self._slot.name))
 
-    def _begin(self, session: HostSession, job: HSMJob, *, behind: Call | None = None) -> Begun:
-        """Send a digest to the host, or note why it was not sent."""
-        timeout = self._slot.config.connection_pool.call_timeout
-        try:
-            self._sent = session.begin(
-                [(job.public_key, job.digest)], timeout=timeout if behind is None else 2 * timeout
-            )
-        except HSMFailure as failure:
-            return failure
-        return self._sent
-
-    async def _finish(self, session: HostSession, call: Begun, job: HSMJob) -> RecoverableSignature:
+    async def _finish(self, session: HostSession, call: Call, job: HSMJob) -> RecoverableSignature:
         """Take what the token has made of a digest, and check it.
 
         Raises:
             HSMFailure: there is no signature, or not one by this key: SIGNATURE_MISMATCH.
         """
-        if isinstance(call, HSMFailure):
-            raise call
         pulse = self._slot.pulse
+        session.its_turn(call)
         with pulse.call():
             (raw,) = await session.finish(call)
             pulse.answered()
@@ -219,7 +236,7 @@ class HSMWorker:
         if never_tried(failure.outcome):
             if permit is not None:
                 permit.release()
-            slot.mailbox.give_back_one(request, count_attempt=False)
+            self._give_back(request)
             return
         host = slot.pool.host_of(session)
         outcome = slot.happened(failure.outcome, host, request.payload.tries)
@@ -234,6 +251,12 @@ class HSMWorker:
         else:
             request.reply.fail(failure)
             await self._recover(outcome, host, session.generation)
+
+    def _give_back(self, *requests: Request) -> None:
+        """Leave requests that were not tried to another session, unless nobody waits for them any more."""
+        for request in requests:
+            if request.reply.held:
+                self._slot.mailbox.give_back_one(request, count_attempt=False)
 
     async def _recover(self, outcome: Outcome, host: HostProcess, generation: int) -> None:
         """Do for the slot what a failure asks for."""

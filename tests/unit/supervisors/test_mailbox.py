@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import anyio
@@ -588,3 +589,56 @@ async def test_every_request_ends_once_while_workers_crash_and_are_cancelled() -
     stats = box.stats()
     assert (stats.queued, stats.held, stats.sent) == (0, 0, 300)
     assert answers.count("poisoned") == stats.poisoned
+
+
+# ---- receivers in reserve: they have something in hand already ----
+
+
+async def receive_into(box: Mailbox, got: list[tuple[str, Any]], holder: str, *, reserve: bool = False) -> None:
+    got.append((holder, (await box.receive(holder, reserve=reserve)).payload))
+
+
+async def test_a_receiver_in_reserve_is_served_after_those_that_came_later(box: Mailbox) -> None:
+    got: list[tuple[str, Any]] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(receive_into, box, got, "busy", reserve=True))
+        await settle()
+        tasks.start_soon(receive_into, box, got, "free")
+        await settle()
+        send(box, 1)
+        await settle()
+        assert got == [("free", 1)]
+        send(box, 2)
+    assert got == [("free", 1), ("busy", 2)]
+
+
+async def test_a_request_that_comes_back_goes_to_the_reserve_where_nobody_else_waits(box: Mailbox) -> None:
+    got: list[tuple[str, Any]] = []
+    (request,) = send(box, 1)
+    take(box, "failing")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(receive_into, box, got, "busy", reserve=True))
+        await settle()
+        box.give_back_one(request)
+    assert got == [("busy", 1)]
+
+
+async def test_a_receiver_in_reserve_that_was_cancelled_is_handed_nothing(box: Mailbox) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(box.receive, "busy", reserve=True))
+        await settle()
+        tasks.cancel_scope.cancel()
+    send(box, 1)
+    assert take(box, "other") == [1]
+
+
+async def test_closing_wakes_receivers_in_reserve(box: Mailbox) -> None:
+    async with anyio.create_task_group() as tasks:
+
+        async def receive() -> None:
+            with pytest.raises(MailboxClosed):
+                await box.receive("busy", reserve=True)
+
+        tasks.start_soon(receive)
+        await settle()
+        box.close()

@@ -70,8 +70,10 @@ def _tcp(stack: ExitStack, listener: Listener, path: str) -> Iterator[socket.soc
         family = socket.AF_INET6 if ip_address(host).version == 6 else socket.AF_INET  # noqa: PLR2004 - IP's versions
         if family is socket.AF_INET6 and len(hosts) > 1 and not socket.has_ipv6:
             continue
-        opened = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        opened = stack.enter_context(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP))
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it. An answer is written in two pieces, and the second would wait 40 ms for the client.
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             opened.bind((host, port))
             opened.listen(BACKLOG)

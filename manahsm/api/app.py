@@ -6,7 +6,6 @@ size of its body: nothing of a request is looked at before what comes earlier ad
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import formatdate
@@ -29,12 +28,12 @@ from manahsm.api.rest import Rest
 from manahsm.config.addresses import host_of, is_loopback
 from manahsm.config.api_tables import Api, Dialect
 from manahsm.logs import get_logger
+from manahsm.requests import is_request_id
 
 __all__ = ["Doors", "make_app"]
 
 _log = get_logger("manahsm.api")
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _JSON = "application/json"
 _METHODS = ["GET", "HEAD", "POST"]
 _RETRY_AFTER = ("retry-after", "1")
@@ -169,7 +168,7 @@ def make_app(api: Api, doors: Doors) -> Callable[..., Awaitable[None]]:
 def _request_id(request: Request) -> str:
     """The caller's own, where it may stand in a log, else a new one."""
     given = request.headers.get("x-request-id")
-    return given if given is not None and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if given is not None and is_request_id(given) else uuid.uuid4().hex
 
 
 def _response(answer: Answer, request_id: str) -> Response:

@@ -19,17 +19,14 @@ import anyio
 import pytest
 from command_line import manahsm
 from rich.console import Console
-from services import A_PRIVATE_KEY, A_TRANSACTION, children_of, config_for, digest_of, host_pids, software_config
+from services import children_of, config_for, host_pids, software_config
 from softhsm import SoftHSMToken
 
 import manahsm as service_package
-from manahsm.cli.batch import ask
 from manahsm.cli.breaker import act
 from manahsm.cli.snapshot import look
 from manahsm.cli.surroundings import is_locked
 from manahsm.cli.view import render
-from manahsm.errors import InvalidRequest, KeyNotFound
-from manahsm.requests import SignRequest
 from manahsm.signing.slot import SlotPhase
 from supervisors import BreakerState
 
@@ -217,25 +214,3 @@ async def test_everything_is_asked_for_at_once(tmp_path: Path) -> None:
             seen = await look(service)
     assert seen.status.accepting
     assert seen.stats.operations == 0
-
-
-AUTHORIZATION = {"chainId": 1, "address": "0x" + "11" * 20, "nonce": 0}
-REQUESTS = (
-    SignRequest.transaction(dict(A_TRANSACTION), "hot"),
-    SignRequest.message("hello", "hot"),
-    SignRequest.authorization(AUTHORIZATION, "hot"),
-    SignRequest.hash(digest_of(7), "hot"),
-)
-
-
-@pytest.mark.anyio
-async def test_a_line_is_signed_alike_by_way_of_the_methods_that_a_client_has(tmp_path: Path) -> None:
-    async with service_package.open_service(software_config(tmp_path)) as service:
-        await service.import_key(A_PRIVATE_KEY, "hot", "transaction_signer", "software")
-        for request in REQUESTS:
-            assert (await ask(service, request)).result == (await service.answer(request)).result is not None
-        nobody = await ask(service, SignRequest.message("hello", "nobody"))
-        misplaced = await ask(service, SignRequest.message("hello", A_PRIVATE_KEY.hex()))
-    assert isinstance(nobody.error, KeyNotFound)
-    assert isinstance(misplaced.error, InvalidRequest)
-    assert A_PRIVATE_KEY.hex() not in str(misplaced.error)

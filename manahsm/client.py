@@ -6,21 +6,18 @@ What goes wrong on the way is a :class:`RemoteError`; a request that met one may
 
 from __future__ import annotations
 
-import itertools
-import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
-from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 
 import supervisors
-from manahsm import channel, errors
+from manahsm import channel
 from manahsm.at_once import pieces
-from manahsm.errors import InvalidRequest, ManaHSMError, RateLimited
+from manahsm.connection import Connection, RemoteError, connection_to, error_of
+from manahsm.errors import InvalidRequest, ManaHSMError
 from manahsm.ethereum.json_forms import (
     authorization_json,
     digest_json,
@@ -29,7 +26,6 @@ from manahsm.ethereum.json_forms import (
     typed_data_json,
 )
 from manahsm.ethereum.signatures import parse_private_key
-from manahsm.http_body import one_piece
 from manahsm.keys.labels import is_reference
 from manahsm.monitoring.alert_rules import Alert
 from manahsm.monitoring.performance import PerformanceMetrics
@@ -52,9 +48,9 @@ from manahsm.requests import (
 )
 from manahsm.signing.payloads import Signed
 from manahsm.status import ServiceStatus
-from manahsm.wire import load, plain
+from manahsm.wire import load
 
-__all__ = ["ONLY_IN_PROCESS", "RemoteError", "RemoteService", "connect"]
+__all__ = ["ONLY_IN_PROCESS", "RemoteService", "connect"]
 
 T = TypeVar("T")
 
@@ -69,10 +65,7 @@ ONLY_IN_PROCESS: Mapping[str, str] = {
 """What :class:`manahsm.Service` has or takes and :class:`RemoteService` does not, and why."""
 
 _MOST_IN_A_BATCH, _LARGEST_BATCH = 100, 2**19  # transactions, bytes: what hsm.api admits by default, with room
-_THERE_AND_BACK = 5.0  # seconds that a request is waited for longer than it may take there
 _TIMEOUT = 60.0  # seconds; longer than a request may take there by default
-_CONNECTIONS = 64
-_UNIX = "unix:"
 
 _Write = Callable[[Any, int | None], Any]
 _OPERATIONS: Mapping[Operation, tuple[str, str, type[Any], _Write]] = {  # method, parameter, result, how it is written
@@ -83,18 +76,6 @@ _OPERATIONS: Mapping[Operation, tuple[str, str, type[Any], _Write]] = {  # metho
     Operation.HASH: ("signHash", "hash", Signature, lambda digest, _: digest_json(digest)),
 }
 
-_KINDS: Mapping[str, type[ManaHSMError]] = {
-    kind.code: kind
-    for kind in (getattr(errors, name) for name in errors.__all__)
-    if issubclass(kind, ManaHSMError) and kind not in {ManaHSMError, errors.ConfigError, RateLimited}
-}
-
-
-class RemoteError(ManaHSMError):
-    """The service was not reached, or what answered was not the service that was expected."""
-
-    code = "remote_error"
-
 
 class RemoteService:
     """A service behind its HTTP interface. Get one from :func:`connect`.
@@ -103,10 +84,8 @@ class RemoteService:
     awaited. What is different has its reason in :data:`ONLY_IN_PROCESS`.
     """
 
-    def __init__(self, client: httpx.AsyncClient, timeout: float) -> None:
-        self._client = client
-        self._timeout = timeout
-        self._ids = itertools.count(1)
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     # ---- signing ----
 
@@ -185,7 +164,7 @@ class RemoteService:
     def open_channel(self, *, capacity: int = channel.CAPACITY) -> AbstractAsyncContextManager[channel.SigningChannel]:
         """See :meth:`manahsm.Service.open_channel`."""
         return channel.open_channel(
-            self.answer, capacity=capacity, default_timeout=self._timeout, clock=supervisors.SYSTEM_CLOCK
+            self.answer, capacity=capacity, default_timeout=self._connection.timeout, clock=supervisors.SYSTEM_CLOCK
         )
 
     # ---- keys ----
@@ -236,7 +215,7 @@ class RemoteService:
 
     async def assign_role(self, reference: str, role: Role | str | None) -> KeyInfo:
         """See :meth:`manahsm.Service.assign_role`."""
-        return _read(KeyInfo, await self._send("assignRole", {"key": _reference(reference), "role": role}))
+        return _read(KeyInfo, await self._connection.call("assignRole", {"key": _reference(reference), "role": role}))
 
     async def rotate_key(self, reference: str) -> KeyInfo:
         """See :meth:`manahsm.Service.rotate_key`."""
@@ -328,7 +307,7 @@ class RemoteService:
         if not isinstance(answers, list) or len(answers) != length:
             raise RemoteError("the service gave an answer that is not understood: one for each transaction is needed")
         return [
-            _error_of(answer["error"]) if "error" in answer else _read(SignedTransaction, answer["result"])
+            error_of(answer["error"]) if "error" in answer else _read(SignedTransaction, answer["result"])
             for answer in answers
         ]
 
@@ -341,42 +320,14 @@ class RemoteService:
         given = {name: value for name, value in params.items() if value is not None}
         if request.timeout is not None:
             given["timeout"] = request.timeout
-        return await self._send(method, given, request.request_id, request.timeout)
+        return await self._connection.call(method, given, request_id=request.request_id, within=request.timeout)
 
     async def _key(self, method: str, **params: Any) -> KeyInfo:
         return _read(KeyInfo, await self._call(method, **params))
 
     async def _call(self, method: str, **params: Any) -> Any:
         """Call a method with what is given; ``None`` is as good as left out."""
-        return await self._send(method, {name: value for name, value in params.items() if value is not None})
-
-    async def _send(
-        self,
-        method: str,
-        params: Mapping[str, Any],
-        request_id: str | None = None,
-        within: float | None = None,
-    ) -> Any:
-        number = next(self._ids)
-        call = {"jsonrpc": "2.0", "id": number, "method": f"manahsm_{method}", "params": params}
-        headers = {"content-type": "application/json"}
-        if request_id is not None:
-            headers["x-request-id"] = request_id
-        try:
-            body = msgspec.json.encode(plain(call))
-        except (TypeError, ValueError) as error:
-            raise InvalidRequest(f"this can not be sent as JSON: {error}") from None
-        timeout = self._timeout if within is None else max(self._timeout, within + _THERE_AND_BACK)
-        try:
-            request = self._client.build_request("POST", "/", content=body, headers=headers, timeout=timeout)
-            answer = await self._client.send(one_piece(request))
-        except httpx.TimeoutException:
-            raise RemoteError(
-                "the service did not answer in time: the request may have been done all the same"
-            ) from None
-        except httpx.HTTPError as error:
-            raise RemoteError(f"the service was not reached: {type(error).__name__}: {error}") from None
-        return _result_of(answer, number)
+        return await self._connection.call(method, {name: value for name, value in params.items() if value is not None})
 
 
 @asynccontextmanager
@@ -400,22 +351,9 @@ async def connect(
     Raises:
         RemoteError: ``url`` is none, or a file can not be used. That nobody answers is found by the first request.
     """
-    parts = urlsplit(url)
-    path = url.removeprefix(_UNIX) if url.startswith(_UNIX) else None
-    if path is None and (parts.scheme not in {"http", "https"} or not parts.hostname):
-        raise RemoteError("an address such as https://signer.example:9000 or unix:/run/manahsm/api.sock is needed")
-    secured = _trust(certificate, ca) if parts.scheme == "https" else False
-    transport = httpx.AsyncHTTPTransport(
-        verify=secured,
-        uds=path,
-        limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),
-    )
-    headers = {} if token is None else {"authorization": f"Bearer {token}"}
-    base = "http://localhost" if path is not None else url
-    async with httpx.AsyncClient(
-        base_url=base, transport=transport, headers=headers, timeout=timeout, trust_env=False
-    ) as client:
-        yield RemoteService(client, timeout)
+    way = connection_to(url, token=token, certificate=certificate, ca=ca, timeout=timeout)
+    async with way as connection:
+        yield RemoteService(connection)
 
 
 def _reference(key: object) -> str:
@@ -429,43 +367,8 @@ def _hex(value: bytes) -> str:
     return "0x" + value.hex()
 
 
-def _trust(certificate: tuple[Path, Path] | None, ca: Path | None) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=ca)
-        if certificate is not None:
-            context.load_cert_chain(*certificate)
-    except OSError as error:
-        raise RemoteError(f"a certificate can not be used: {error.strerror or error}") from None
-    return context
-
-
-def _result_of(answer: httpx.Response, number: int) -> Any:
-    """The result of a call, or its error."""
-    try:
-        document = msgspec.json.decode(answer.content)
-    except msgspec.DecodeError:
-        document = None
-    if not isinstance(document, dict):
-        raise RemoteError(f"what answered is no manahsm service (HTTP {answer.status_code}, not JSON)")
-    if isinstance(document.get("error"), dict):
-        raise _error_of(document["error"])
-    if document.get("id") != number or "result" not in document:
-        raise RemoteError("what answered is no manahsm service: the answer is not that of the request")
-    return document["result"]
-
-
 def _read(kind: type[T], document: Any) -> T:
     try:
         return load(kind, document)
     except ValueError as error:
         raise RemoteError(f"the service gave an answer that is not understood: {error}") from None
-
-
-def _error_of(error: Mapping[str, Any]) -> ManaHSMError:
-    message, data = str(error.get("message", "")), error.get("data")
-    said = data if isinstance(data, dict) else {}
-    code = said.get("code")
-    if code == RateLimited.code:
-        return RateLimited(message, retry_after=float(said.get("retry_after", 1.0)))
-    kind = _KINDS.get(code) if isinstance(code, str) else None
-    return RemoteError(message) if kind is None else kind(message)

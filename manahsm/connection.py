@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 import msgspec
@@ -44,8 +44,9 @@ class RemoteError(ManaHSMError):
 class Connection:
     """A connection to the service at one address."""
 
-    def __init__(self, client: httpx.AsyncClient, timeout: float) -> None:
+    def __init__(self, client: httpx.AsyncClient, where: str, timeout: float) -> None:
         self._client = client
+        self._where = where
         self._ids = itertools.count(1)
         self.timeout = timeout
 
@@ -84,10 +85,15 @@ class Connection:
             answer = await self._client.send(one_piece(request))
         except httpx.TimeoutException:
             raise RemoteError(
-                "the service did not answer in time: the request may have been done all the same"
+                f"{self._where} did not answer in time: the request may have been done all the same"
+            ) from None
+        except httpx.ConnectError as error:
+            raise RemoteError(
+                f"{self._where} was not reached: {error}; is the service running, and is this its address?"
             ) from None
         except httpx.HTTPError as error:
-            raise RemoteError(f"the service was not reached: {type(error).__name__}: {error}") from None
+            why = str(error) or type(error).__name__
+            raise RemoteError(f"{self._where} broke off: {why}; the request may have been done all the same") from None
         return _result_of(answer, number)
 
 
@@ -116,7 +122,12 @@ async def connection_to(
     async with httpx.AsyncClient(
         base_url=base, transport=transport, headers=headers, timeout=timeout, trust_env=False
     ) as client:
-        yield Connection(client, timeout)
+        yield Connection(client, f"unix:{path}" if path is not None else f"{parts.scheme}://{_host(parts)}", timeout)
+
+
+def _host(parts: SplitResult) -> str:
+    """Host and port, without what may stand before them and is secret."""
+    return parts.netloc.rpartition("@")[2]
 
 
 def _trust(certificate: tuple[Path, Path] | None, ca: Path | None) -> ssl.SSLContext:

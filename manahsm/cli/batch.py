@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["sign_lines"]
 
 _STDIN, _STDOUT = 0, 1
-_AT_ONCE = 256
+_AT_ONCE = 32  # by way of a URL: more wait in the client and cost it time
 _NO_GRACE = 0.001  # nothing stops it but its end, or an interruption that cancels it
 
 

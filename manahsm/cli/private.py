@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from manahsm.cli.output import complain
+from manahsm.cli.questions import ask_secret
 
 __all__ = ["see_to_passphrase", "see_to_pin", "write_private"]
 
@@ -42,7 +43,7 @@ def see_to_pin(path: Path, token: str, *, option: str, yes: bool) -> None:
         return
     if yes:
         raise click.UsageError(f"{path} is not there: write the PIN into it (chmod 600), or leave out --yes")
-    pin = click.prompt(f"User PIN of token {token} (not shown)", hide_input=True, confirmation_prompt=True, err=True)
+    pin = ask_secret(f"User PIN of token {token} (not shown)", f"write the PIN into {path} (chmod 600)", twice=True)
     write_private(path, pin + "\n")
     complain(f"the PIN is in {path}, for you alone")
 
@@ -57,14 +58,9 @@ def see_to_passphrase(path: Path, *, yes: bool) -> None:
         return
     passphrase = ""
     if not yes:
-        passphrase = click.prompt(
-            "Passphrase for software keys (not shown; empty: one is made up)",
-            default="",
-            show_default=False,
-            hide_input=True,
-            confirmation_prompt=True,
-            err=True,
-        )
+        question = "Passphrase for software keys (not shown; empty: one is made up)"
+        instead = f"write the passphrase into {path} (chmod 600), or give --yes to have one made up"
+        passphrase = ask_secret(question, instead, twice=True, may_be_empty=True)
     write_private(path, (passphrase or secrets.token_hex(_PASSPHRASE_BYTES)) + "\n")
     how = "the passphrase" if passphrase else "a passphrase of 256 bits that was made up"
     complain(f"{how} is in {path}, for you alone. Keep a copy: without it software keys are lost")

@@ -146,10 +146,12 @@ def _read(file: IO[bytes]) -> bytes:
 
 
 def _bytes_of(text: str, *, as_hex: bool) -> bytes:
-    if not as_hex:
-        return text.encode()
     try:
+        if not as_hex:
+            return text.encode()
         return bytes.fromhex(text.removeprefix("0x"))
+    except UnicodeEncodeError:
+        raise click.UsageError("TEXT is not UTF-8: give its bytes as --hex, or in a file as --file") from None
     except ValueError:
         raise click.UsageError("TEXT is not hex") from None
 

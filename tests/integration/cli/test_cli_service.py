@@ -89,6 +89,28 @@ def test_a_batch_with_a_bad_line_fails_and_signs_the_rest(used: Path) -> None:
     assert b"lines that were not signed: 2" in done.stderr
 
 
+def test_a_batch_whose_reader_has_seen_enough_ends_without_a_word(software: Path, tmp_path: Path) -> None:
+    file = tmp_path / "batch.jsonl"
+    file.write_text('{"id": 1, "key": "nobody", "message": "a"}\n' * 5000)
+    words = command("sign", "batch", file, "--quiet", "--config", software)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:  # noqa: S603 - our own module
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert json.loads(running.stdout.readline())["id"] == 1
+        running.stdout.close()
+        assert running.stderr.read() == b""
+        assert running.wait(DEADLINE) == 1
+
+
+def test_a_batch_whose_answers_are_lost_says_so(software: Path, tmp_path: Path) -> None:
+    file = tmp_path / "batch.jsonl"
+    file.write_text('{"id": 1, "key": "nobody", "message": "a"}\n' * 5)
+    with Path("/dev/full").open("wb") as full:
+        words = command("sign", "batch", file, "--quiet", "--config", software)
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, check=False)  # noqa: S603 - our own module
+    assert (done.returncode, done.stderr) == (1, b"manahsm: the output was lost: No space left on device\n")
+
+
 def test_an_interruption_ends_the_service_in_order(used: Path) -> None:
     running = subprocess.Popen(  # noqa: S603 - our own module
         command("sign", "batch", "-", "--json", "--quiet", "--config", used),

@@ -79,6 +79,8 @@ class Connection:
             body = msgspec.json.encode(plain(call))
         except (TypeError, ValueError) as error:
             raise InvalidRequest(f"this can not be sent as JSON: {error}") from None
+        if self._client.is_closed:
+            raise RemoteError(f"the connection to {self._where} was closed: use it inside of the block that opened it")
         timeout = self.timeout if within is None else max(self.timeout, within + _THERE_AND_BACK)
         try:
             request = self._client.build_request("POST", "/", content=body, headers=headers, timeout=timeout)

@@ -113,6 +113,8 @@ async def connection_to(
     path = url.removeprefix(_UNIX) if url.startswith(_UNIX) else None
     if path is None and (parts.scheme not in {"http", "https"} or not parts.hostname):
         raise RemoteError("an address such as https://signer.example:9000 or unix:/run/manahsm/api.sock is needed")
+    if parts.scheme != "https" and (certificate, ca) != (None, None):
+        raise RemoteError("certificates go with https: this address is not encrypted, and nobody would look at them")
     secured = _trust(certificate, ca) if parts.scheme == "https" else False
     transport = httpx.AsyncHTTPTransport(
         verify=secured,
@@ -133,12 +135,15 @@ def _host(parts: SplitResult) -> str:
 
 
 def _trust(certificate: tuple[Path, Path] | None, ca: Path | None) -> ssl.SSLContext:
+    files = "the authorities of the system" if ca is None else str(ca)
     try:
         context = ssl.create_default_context(cafile=ca)
         if certificate is not None:
-            context.load_cert_chain(*certificate)
+            files = " and ".join(map(str, certificate))
+            # A key that is encrypted would have OpenSSL ask for its passphrase on the terminal.
+            context.load_cert_chain(*certificate, password=lambda: b"")
     except OSError as error:
-        raise RemoteError(f"a certificate can not be used: {error.strerror or error}") from None
+        raise RemoteError(f"{files}: no PEM that can be used: {error.strerror or error}") from None
     return context
 
 

@@ -175,3 +175,21 @@ async def test_what_is_no_service_is_not_taken_for_one(said: bytes) -> None:
             with pytest.raises(manahsm.RemoteError, match="what answered is no manahsm service"):
                 await service.status()
         tasks.cancel_scope.cancel()
+
+
+async def test_certificates_for_an_address_without_encryption_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(manahsm.RemoteError, match="go with https"):
+        async with manahsm.connect("http://127.0.0.1:9000", ca=tmp_path / "ca.pem"):
+            pass
+
+
+@pytest.mark.parametrize("what", ["ca", "certificate"])
+@pytest.mark.parametrize("there", [False, True])
+async def test_a_certificate_that_can_not_be_used_is_named(tmp_path: Path, what: str, there: bool) -> None:
+    path = tmp_path / "file.pem"
+    if there:
+        path.write_text("nonsense")
+    given: Any = {"ca": path} if what == "ca" else {"certificate": (path, path)}
+    with pytest.raises(manahsm.RemoteError, match=r"file\.pem.*: no PEM that can be used"):
+        async with manahsm.connect("https://127.0.0.1:9000", **given):
+            pass

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from manahsm.channel import SigningChannel
-    from manahsm.client import RemoteError, RemoteService, connect
+    from manahsm.client import RemoteService, connect
     from manahsm.config.load import load_config
     from manahsm.config.model import Config
     from manahsm.config.samples import generate_sample_config
+    from manahsm.connection import RemoteError
     from manahsm.errors import (
         AuditUnavailable,
         ConfigError,
@@ -104,7 +105,8 @@ __all__ = [
 
 _HOMES = {
     "manahsm.channel": ("SigningChannel",),
-    "manahsm.client": ("RemoteError", "RemoteService", "connect"),
+    "manahsm.client": ("RemoteService", "connect"),
+    "manahsm.connection": ("RemoteError",),
     "manahsm.config.load": ("load_config",),
     "manahsm.config.model": ("Config",),
     "manahsm.config.samples": ("generate_sample_config",),

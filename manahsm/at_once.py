@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from typing import TypeVar
 
 import anyio
 
-__all__ = ["each"]
+__all__ = ["each", "pieces"]
 
 T = TypeVar("T")
 R = TypeVar("R")
+K = TypeVar("K", bound=Hashable)
 
 
 async def each(work: Callable[[T], Awaitable[R]], items: Iterable[T], *, at_once: int) -> list[R]:
@@ -33,3 +34,16 @@ async def each(work: Callable[[T], Awaitable[R]], items: Iterable[T], *, at_once
         for _ in range(min(at_once, len(waiting))):
             tasks.start_soon(do_some)
     return [results[position] for position in range(len(waiting))]
+
+
+def pieces(sizes: Mapping[K, int], *, most: int, largest: int) -> list[list[K]]:
+    """Cut what is in order into pieces of at most ``most`` items and ``largest`` in size; no item is cut (pure)."""
+    cut: list[list[K]] = []
+    room = 0
+    for item, size in sizes.items():
+        if not cut or size > room or len(cut[-1]) == most:
+            cut.append([])
+            room = largest
+        cut[-1].append(item)
+        room -= size
+    return cut

@@ -18,7 +18,10 @@ from manahsm.errors import InvalidRequest, Overloaded, ServiceStopping
 from manahsm.requests import Outcome, SignRequest
 from supervisors import Clock
 
-__all__ = ["SigningChannel", "open_channel"]
+__all__ = ["CAPACITY", "SigningChannel", "open_channel"]
+
+CAPACITY = 1024
+"""Requests that may be under way or wait to be received, where nothing else is said."""
 
 _FINISHED = "this channel was finished: open another one"
 

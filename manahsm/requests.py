@@ -6,6 +6,7 @@ All of them are frozen. None holds a PIN, a passphrase or a private key, so each
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
@@ -17,6 +18,7 @@ from attrs import field, frozen
 from manahsm.errors import InvalidRequest, ManaHSMError
 
 __all__ = [
+    "EMBEDDED",
     "Backend",
     "KeyInfo",
     "KeyState",
@@ -29,9 +31,14 @@ __all__ = [
     "SignedAuthorization",
     "SignedTransaction",
     "Usage",
+    "is_request_id",
     "is_timeout",
 ]
 
+EMBEDDED = "embedded"
+"""The caller of a request that names nobody."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _LONGEST_TIMEOUT = 86_400.0  # seconds; more is a mistake in the unit, and far more can not be added to a time
 
 
@@ -196,6 +203,11 @@ def is_timeout(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _LONGEST_TIMEOUT
 
 
+def is_request_id(value: object) -> bool:
+    """Return whether ``value`` is a request id that can be sent along: 1 to 64 letters, digits and ``. _ : -``."""
+    return isinstance(value, str) and _REQUEST_ID.fullmatch(value) is not None
+
+
 def _check_timeout(_request: object, _attribute: object, value: float | None) -> None:
     if value is not None and not is_timeout(value):
         raise InvalidRequest(f"timeout must be a number of seconds above 0 and at most {_LONGEST_TIMEOUT:g}, or None")
@@ -234,7 +246,7 @@ class SignRequest:
     payload: Any = field(repr=False)
     chain_id: int | None = None
     timeout: float | None = field(default=None, validator=_check_timeout)
-    caller: str = "embedded"
+    caller: str = EMBEDDED
     request_id: str = field(factory=_new_request_id)
 
     @classmethod

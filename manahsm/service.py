@@ -23,6 +23,7 @@ from manahsm.config.load import load_config
 from manahsm.config.model import Config
 from manahsm.errors import InvalidRequest, ManaHSMError
 from manahsm.ethereum.signatures import address_of, parse_private_key, public_key_of
+from manahsm.keys.labels import is_reference
 from manahsm.keys.roles import only_key
 from manahsm.monitoring.alert_rules import Alert
 from manahsm.monitoring.performance import PerformanceMetrics
@@ -49,7 +50,6 @@ from supervisors import SYSTEM_CLOCK, ChildContext, Clock
 
 __all__ = ["Interface", "Service", "open_service"]
 
-_CHANNEL_CAPACITY = 1024
 _BATCH_AT_ONCE = 64  # more would keep the loop for long when all of them are prepared in one go
 _CHUNK = 32  # of a batch for a software key: prepared in one go, in less than a millisecond
 _CHUNKS_AT_ONCE = 4
@@ -231,7 +231,7 @@ class Service:
         except ManaHSMError as error:
             return Outcome(request_id=request.request_id, error=error)
 
-    def open_channel(self, *, capacity: int = _CHANNEL_CAPACITY) -> AbstractAsyncContextManager[channel.SigningChannel]:
+    def open_channel(self, *, capacity: int = channel.CAPACITY) -> AbstractAsyncContextManager[channel.SigningChannel]:
         """Open a channel: ``async with service.open_channel() as channel``.
 
         Args:
@@ -540,18 +540,10 @@ def _name_and_secret(private_key_or_key: AnyKey) -> tuple[str, bytes | None]:
     Raises:
         InvalidRequest: it is neither.
     """
-    if _is_reference(private_key_or_key):
+    if is_reference(private_key_or_key):
         return private_key_or_key, None
     private_key = parse_private_key(private_key_or_key)
     return address_of(public_key_of(private_key)), private_key
-
-
-def _is_reference(value: AnyKey) -> bool:
-    """Tell a key id, label or address from a private key: text that is not 64 hex digits is a reference."""
-    if not isinstance(value, str):
-        return False
-    digits = value.removeprefix("0x").removeprefix("0X")
-    return len(digits) != 64 or not all(c in "0123456789abcdefABCDEF" for c in digits)  # noqa: PLR2004
 
 
 def _member(kind: type[E], value: Any, name: str) -> E:

@@ -7,7 +7,6 @@ its answer is made, and where that comes in parts, until the last one is sent or
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -34,13 +33,13 @@ from manahsm.api.rest import Rest
 from manahsm.config.addresses import host_of, is_loopback
 from manahsm.config.api_tables import Api, Dialect
 from manahsm.logs import get_logger
+from manahsm.requests import is_request_id
 from supervisors import SYSTEM_CLOCK, Clock
 
 __all__ = ["Doors", "make_app"]
 
 _log = get_logger("manahsm.api")
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _JSON = "application/json"
 _METHODS = ["GET", "HEAD", "POST"]
 _RETRY_AFTER = ("retry-after", "1")
@@ -201,7 +200,7 @@ def make_app(api: Api, doors: Doors, *, clock: Clock = SYSTEM_CLOCK) -> Callable
 def _request_id(request: Request) -> str:
     """The caller's own, where it may stand in a log, else a new one."""
     given = request.headers.get("x-request-id")
-    return given if given is not None and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if given is not None and is_request_id(given) else uuid.uuid4().hex
 
 
 def _headers(answer: Answer, request_id: str) -> dict[str, str]:

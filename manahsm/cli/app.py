@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -81,8 +81,9 @@ def _end_badly(error: BaseException, *, as_json: bool) -> Exit:
     """Say what went wrong and return the status, or raise again what is a fault of ours."""
     if _is_of_output(error):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would complain of it at its end
-        if not isinstance(error, BrokenPipeError):  # whoever read a pipe has seen enough
-            complain(f"manahsm: the output was lost: {error}")
+        reason = _lost(error)[0]
+        if reason.errno != errno.EPIPE:  # whoever read a pipe has seen enough
+            complain(f"manahsm: the output was lost: {reason.strerror}")
         return Exit.FAILED
     explained = explain(_unanswered(error))
     if explained is None:
@@ -92,8 +93,32 @@ def _end_badly(error: BaseException, *, as_json: bool) -> Exit:
 
 
 def _is_of_output(error: BaseException) -> bool:
-    """Whether writing the result failed: such an error names no file, unlike those of files that we open."""
+    """Whether writing the result failed, and where tasks did it, nothing else did."""
+    return bool(_lost(error)) and all(_is_a_loss(one) or _is_left_over(one) for one in _leaves(error))
+
+
+def _lost(error: BaseException) -> list[OSError]:
+    return [one for one in _leaves(error) if isinstance(one, OSError) and _is_a_loss(one)]
+
+
+def _is_a_loss(error: BaseException) -> bool:
+    """Such an error names no file, unlike those of files that we open."""
     return isinstance(error, OSError) and error.filename is None and error.errno in _LOST
+
+
+def _is_left_over(error: BaseException) -> bool:
+    """What a task meets that would hand on more to one that could not write."""
+    from anyio import BrokenResourceError  # noqa: PLC0415 - loads an event loop, and is seldom needed
+
+    return isinstance(error, BrokenResourceError)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _leaves(one)
+    else:
+        yield error
 
 
 def _show(explained: Explained, *, as_json: bool) -> None:

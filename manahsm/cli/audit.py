@@ -5,8 +5,9 @@ The one thing to know: it only reads, and may run beside the service, or on a co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -40,8 +41,9 @@ def verify(
 ) -> Exit:
     """Say what holds and the first record that does not. Exits with 3 where something does not hold."""
     folder = _folder(options, directory)
+    wanted = _wanted(heads, addresses, after)
     if options.json:
-        return _verify_as_json(folder, heads, addresses, after)
+        return _verify_as_json(folder, wanted)
     words = [part for head in heads for part in ("--head", head)]
     words += [part for address in addresses for part in ("--address", address)]
     words += [] if after is None else ["--after", after]
@@ -60,6 +62,7 @@ def verify(
 def show(options: Options, directory: Path | None, **query: str | None) -> Exit:
     """Print records, oldest first; with --json whole ones, one a line. Nothing is verified."""
     folder = _folder(options, directory)
+    _check(query)
     words = [part for name, value in query.items() if value is not None for part in (f"--{name}", value)]
     return _audit("show", str(folder), *words, *(["--json"] if options.json else []))
 
@@ -82,20 +85,42 @@ def _audit(*arguments: str) -> Exit:
         raise click.exceptions.Exit(int(ended.code or 0)) from None
 
 
-def _verify_as_json(folder: Path, heads: Sequence[str], addresses: Sequence[str], after: str | None) -> Exit:
+def _check(query: Mapping[str, str | None]) -> None:
+    """Refuse what no record can fit, before the log is read."""
+    from manahsm.audit.records import AuditEvent, AuditOutcome  # noqa: PLC0415 - as above
+    from manahsm.audit.show import moment  # noqa: PLC0415 - as above
+
+    for name, words in (("event", [*AuditEvent]), ("outcome", [*AuditOutcome])):
+        if query[name] is not None and query[name] not in words:
+            raise click.UsageError(f"--{name}: must be one of {', '.join(words)}")
+    for name in ("since", "until"):
+        given = query[name]
+        try:
+            moment(given or "2000-01-01")
+        except ValueError:
+            example = "2026-01-31 or 2026-01-31T12:00:00Z"
+            raise click.UsageError(f"--{name}: give a time as ISO 8601 has it, such as {example}") from None
+
+
+def _wanted(heads: Sequence[str], addresses: Sequence[str], after: str | None) -> dict[str, Any]:
+    """What a log is to be verified against."""
     from manahsm.audit.records import GENESIS, Head  # noqa: PLC0415 - as above
-    from manahsm.audit.verify import verify as look  # noqa: PLC0415 - as above
     from manahsm.ethereum.addresses import checksum_address, decode_address  # noqa: PLC0415 - as above
-    from manahsm.wire import plain  # noqa: PLC0415 - as above
 
     try:
-        report = look(
-            folder,
-            after=GENESIS if after is None else Head.parse(after),
-            heads=[Head.parse(head) for head in heads],
-            addresses=frozenset(checksum_address(decode_address(one)) for one in addresses) or None,
-        )
+        return {
+            "heads": [Head.parse(head) for head in heads],
+            "addresses": frozenset(checksum_address(decode_address(one)) for one in addresses) or None,
+            "after": GENESIS if after is None else Head.parse(after),
+        }
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+
+
+def _verify_as_json(folder: Path, wanted: Mapping[str, Any]) -> Exit:
+    from manahsm.audit.verify import verify as look  # noqa: PLC0415 - as above
+    from manahsm.wire import plain  # noqa: PLC0415 - as above
+
+    report = look(folder, **wanted)
     write_json({"holds": report.failure is None, **plain(report)})
     return Exit.OK if report.failure is None else Exit.FOUND

@@ -7,10 +7,10 @@ the answers come in order, at most so many are under way, and a bad line stops n
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
@@ -20,19 +20,17 @@ from manahsm.cli.failures import Exit
 from manahsm.cli.opened import CALLER, with_service
 from manahsm.cli.options import Options
 from manahsm.cli.output import complain, console
-from manahsm.cli.references import is_private_key
-from manahsm.errors import InvalidRequest, ManaHSMError
 from manahsm.jsonl import serve_lines
-from manahsm.requests import Operation, Outcome, RequestOptions, SignRequest
+from manahsm.requests import EMBEDDED, Outcome, SignRequest
 from manahsm.stdio import LineReader, LineWriter
 
 if TYPE_CHECKING:
     from manahsm.service import Service
 
-__all__ = ["ask", "sign_lines"]
+__all__ = ["sign_lines"]
 
 _STDIN, _STDOUT = 0, 1
-_AT_ONCE = 256
+_AT_ONCE = 32  # by way of a URL: more wait in the client and cost it time
 _NO_GRACE = 0.001  # nothing stops it but its end, or an interruption that cancels it
 
 
@@ -56,9 +54,7 @@ async def _sign(service: Service, options: Options, source: int, written: Callab
     output, failed = LineWriter(_STDOUT), 0
 
     async def answer(request: SignRequest) -> Outcome:
-        if options.url is None:
-            return await service.answer(evolve(request, caller=CALLER))
-        return await ask(service, request)
+        return await service.answer(evolve(request, caller=CALLER if options.url is None else EMBEDDED))
 
     async def write(line: bytes) -> None:
         nonlocal failed
@@ -69,35 +65,6 @@ async def _sign(service: Service, options: Options, source: int, written: Callab
     at_once = _AT_ONCE if options.url else service.config.service.queue_size
     await serve_lines(LineReader(source).read, write, answer, anyio.Event(), grace=_NO_GRACE, at_once=at_once)
     return failed
-
-
-async def ask(service: Service, request: SignRequest) -> Outcome:
-    """What ``Service.answer`` does, by way of the methods that a client has."""
-    if is_private_key(request.key):  # it is not to go anywhere
-        refused = InvalidRequest(
-            "key must be a key id, label or 0x address. That was a private key: do not use it again"
-        )
-        return Outcome(request_id=request.request_id, error=refused)
-    given: RequestOptions = {"timeout": request.timeout, "request_id": request.request_id}
-    key, payload, chain = request.key, request.payload, request.chain_id
-    work: Awaitable[Any]
-    match request.operation:
-        case Operation.TRANSACTION:
-            work = service.sign_transaction(payload, key, chain, **given)
-        case Operation.MESSAGE:
-            work = service.sign_message(payload, key, **given)
-        case Operation.TYPED_DATA:
-            work = service.sign_typed_data(payload, key, chain, **given)
-        case Operation.AUTHORIZATION:
-            work = service.sign_authorization(payload, key, chain, **given)
-        case Operation.HASH:
-            work = service.sign_hash(payload, key, **given)
-        case Operation.BLOCK_PAYLOAD:  # pragma: no cover - no line asks for it
-            raise AssertionError("lines do not ask for block payloads")
-    try:
-        return Outcome(request_id=request.request_id, result=await work)
-    except ManaHSMError as error:
-        return Outcome(request_id=request.request_id, error=error)
 
 
 @contextmanager

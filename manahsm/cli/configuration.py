@@ -69,19 +69,24 @@ def _load(options: Options) -> Any:
     return configuration(options)
 
 
-def toml_lines(table: Mapping[str, Any], path: str) -> Iterator[str]:
+def toml_lines(table: Mapping[str, Any], path: str, *, one_of_several: bool = False) -> Iterator[str]:
     """A table in file form as TOML, its own options first (pure). What is not set is left out."""
     from manahsm.config.reference import literal  # noqa: PLC0415 - as above
 
-    nested = {name: value for name, value in table.items() if _is_table(value)}
-    yield f"[{path}]"
+    nested = {name: value for name, value in table.items() if _is_table(value) or _is_tables(value)}
+    yield f"[[{path}]]" if one_of_several else f"[{path}]"
     for name, value in table.items():
         if name not in nested and value is not None:
             yield f"{name} = {literal(value)}"
     for name, value in nested.items():
-        yield ""
-        yield from toml_lines(value, f"{path}.{name}")
+        for each in (value,) if _is_table(value) else value:
+            yield ""
+            yield from toml_lines(each, f"{path}.{name}", one_of_several=not _is_table(value))
 
 
 def _is_table(value: object) -> bool:
     return isinstance(value, Mapping) and bool(value)
+
+
+def _is_tables(value: object) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(one, Mapping) for one in value)

@@ -77,7 +77,11 @@ def _what_is_there(environ: Mapping[str, str]) -> Iterator[Finding]:
             continue
         with suppress(ProbeFailed):
             library = list_tokens(path, environ)
-            there = "; ".join(token.title for token in library.tokens) or "no token"
+            if not library.tokens:
+                remedy = "initialise a token with the vendor's tool; for SoftHSM, see that SOFTHSM2_CONF is set"
+                yield Finding("library", Verdict.NOTE, f"{profile.title} ({path}) has no token", remedy)
+                continue
+            there = "; ".join(token.title for token in library.tokens)
             text = f"{profile.title} ({path}) has {there}"
             yield Finding("library", Verdict.NOTE, text, "manahsm init writes a configuration for it")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from manahsm.cli.questions import ask_secret
 from manahsm.config.secret import Secret
 from manahsm.config.secret_files import read_secret_file
 from manahsm.errors import InvalidRequest, KeystoreError
@@ -32,7 +33,7 @@ def read_key(keystore: Path | None, passphrase_file: Path | None) -> bytes:
     if keystore is not None:
         return read_keystore(keystore, _passphrase(passphrase_file))
     if sys.stdin.isatty():
-        text = click.prompt("Private key (64 hex digits, not shown)", hide_input=True, err=True)
+        text = ask_secret("Private key (64 hex digits, not shown)", "pipe it into this command")
     else:
         text = sys.stdin.read(_MOST_CHARACTERS)
     digits = text.strip()
@@ -65,7 +66,7 @@ def read_keystore(path: Path, passphrase: Secret) -> bytes:
 
 def _passphrase(file: Path | None) -> Secret:
     if file is None:
-        return Secret(click.prompt("Passphrase of the keystore file", hide_input=True, err=True))
+        return Secret(ask_secret("Passphrase of the keystore file (not shown)", "give --passphrase-file FILE"))
     try:
         return read_secret_file(file)
     except ValueError as error:

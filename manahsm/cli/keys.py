@@ -50,6 +50,7 @@ def list_keys(options: Options, role: str | None, backend: str | None, label: st
         table = grid(
             [("KEY ID", "LABEL, ADDRESS", "ROLE, WHERE"), *((key.key_id, _names(key), _place(key)) for key in found)],
             {"KEY ID": "bold", "LABEL, ADDRESS": "bold", "ROLE, WHERE": "bold"},
+            whole=1,
         )
         console().print(table)
     else:
@@ -189,12 +190,15 @@ def _print(options: Options, key: KeyInfo, done: str = "") -> Exit:
 
 
 def _names(key: KeyInfo) -> str:
-    return f"{printable(key.label)}\n{key.address}"
+    """Label and address; a long label in pieces, because an address must be one that can be copied."""
+    label, width = printable(key.label), len(key.address)
+    pieces = [label[start : start + width] for start in range(0, len(label), width)]
+    return "\n".join([*pieces, key.address])
 
 
 def _place(key: KeyInfo) -> str:
-    retired = ", retired" if key.state is KeyState.RETIRED else ""
-    return f"{key.role.value if key.role else 'no role'}{retired}\n{_where(key)}"
+    retired = "retired, " if key.state is KeyState.RETIRED else ""
+    return f"{key.role.value if key.role else 'no role'}\n{retired}{_where(key)}"
 
 
 def _where(key: KeyInfo) -> str:

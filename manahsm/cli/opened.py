@@ -18,7 +18,7 @@ import click
 from manahsm.cli.failures import ServiceRunning
 from manahsm.cli.options import Options
 from manahsm.cli.output import show_log
-from manahsm.errors import AuditUnavailable, ManaHSMError, RegistryError
+from manahsm.errors import AuditUnavailable, ConfigError, ConfigProblem, ManaHSMError, RegistryError
 from manahsm.files import FileInUse
 
 if TYPE_CHECKING:
@@ -42,7 +42,13 @@ def configuration(options: Options) -> Config:
     """
     from manahsm.config.load import load_config  # noqa: PLC0415 - `--help` does not need it
 
-    config = load_config(options.config, environ=os.environ)
+    try:
+        config = load_config(options.config, environ=os.environ)
+    except ConfigError as error:
+        if options.config is None and not os.environ.get("MANAHSM_CONFIG"):
+            problem = "no file is named, and MANAHSM_CONFIG is not set; `manahsm init` writes one"
+            raise ConfigError([*error.problems, ConfigProblem("--config", problem)]) from None
+        raise
     os.environ.pop("HSM_PIN", None)  # it is in the configuration now, and no child is to inherit it
     return config
 
@@ -107,11 +113,12 @@ def _running(config: Config) -> ServiceRunning:
 
 
 def service_url(config: Config) -> str | None:
-    """Where the service of a configuration can be asked, if its port is known (pure)."""
+    """Where the service of a configuration can be asked, if its port is known: at best where it knows our user."""
     from manahsm.config.api_rules import listeners_of  # noqa: PLC0415 - as above
 
     scheme = "http" if config.api.tls.certificate is None else "https"
-    for listener in listeners_of(config.api):
+    known = any(caller.uid == os.getuid() for caller in config.api.callers)
+    for listener in sorted(listeners_of(config.api), key=lambda one: known and one.socket is None):
         if listener.port:
             host = f"[{listener.host}]" if ":" in listener.host else listener.host
             return f"{scheme}://{host}:{listener.port}"

@@ -48,8 +48,17 @@ def console(*, err: bool = False) -> Console:
     return Console(file=sys.stderr if err else sys.stdout, highlight=False, markup=False, emoji=False)
 
 
-def grid(rows: Iterable[Iterable[str]], styles: Mapping[str, str], *, last: int | None = None) -> Any:
-    """Rows in columns that fold where they are too wide; a cell that is a word of ``styles`` is shown in its style."""
+def grid(
+    rows: Iterable[Iterable[str]], styles: Mapping[str, str], *, last: int | None = None, whole: int | None = None
+) -> Any:
+    """Rows in columns that fold where they are too wide; a cell that is a word of ``styles`` is shown in its style.
+
+    Args:
+        rows: lines of cells.
+        styles: of words.
+        last: the column that takes what room there is.
+        whole: the column that the others make room for, so that what is in it can be copied.
+    """
     from rich.table import Table  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415 - as above
 
@@ -57,7 +66,7 @@ def grid(rows: Iterable[Iterable[str]], styles: Mapping[str, str], *, last: int 
     filled = [[printable(cell) for cell in row] for row in rows]
     width = max((len(row) for row in filled), default=0)
     for number in range(width):
-        table.add_column(overflow="fold", no_wrap=False, ratio=1 if number == last else None)
+        table.add_column(overflow="fold", no_wrap=number == whole, ratio=1 if number == last else None)
     for row in filled:
         table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in row))
     return table

@@ -13,7 +13,6 @@ import click
 from manahsm.cli.failures import Exit
 from manahsm.cli.options import Options, Section, reachable
 from manahsm.cli.output import say, write_json
-from manahsm.cli.references import is_private_key
 from manahsm.requests import Role
 
 if TYPE_CHECKING:
@@ -130,7 +129,9 @@ def _caller(options: Options) -> Any:
 
 def _reference(key: str | None) -> str:
     """A key as a reference: a private key is taken nowhere on a command line (pure)."""
-    if key is None or is_private_key(key):
+    from manahsm.keys.labels import is_reference  # noqa: PLC0415 - as above
+
+    if not is_reference(key):
         raise click.UsageError(
             "--key takes a key id, a label or an address. That was a private key: do not use it again"
         )
@@ -145,10 +146,12 @@ def _read(file: IO[bytes]) -> bytes:
 
 
 def _bytes_of(text: str, *, as_hex: bool) -> bytes:
-    if not as_hex:
-        return text.encode()
     try:
+        if not as_hex:
+            return text.encode()
         return bytes.fromhex(text.removeprefix("0x"))
+    except UnicodeEncodeError:
+        raise click.UsageError("TEXT is not UTF-8: give its bytes as --hex, or in a file as --file") from None
     except ValueError:
         raise click.UsageError("TEXT is not hex") from None
 

@@ -90,13 +90,14 @@ def _work(snapshot: Snapshot) -> RenderableType:
     said = [f"signed {stats.signed}", f"failed {stats.failed}", f"refused {stats.refused}"]
     if stats.fallback_operations:
         said.append(f"stand-in {stats.fallback_operations}")
+    lines = ["  ".join(said)]
     windows = snapshot.performance.components.get(SIGNING_SERVICE, ())
     if windows:
         last = windows[0]
-        said.append(f"last {last.window:g} s: {last.per_second:.1f}/s, errors {last.error_rate:.1%}")
+        lines.append(f"last {last.window:g} s: {last.per_second:.1f}/s, errors {last.error_rate:.1%}")
         if last.p50 is not None and last.p95 is not None:
-            said.append(f"p50 {last.p50 * 1000:.1f} ms, p95 {last.p95 * 1000:.1f} ms")
-    return Text("  ".join(said))
+            lines[-1] += f", p50 {last.p50 * 1000:.1f} ms, p95 {last.p95 * 1000:.1f} ms"
+    return Text("\n".join(lines))
 
 
 def _table(*columns: str) -> Table:

@@ -20,6 +20,7 @@ from eth_utils.address import to_checksum_address
 from hexbytes import HexBytes
 
 from manahsm.client import RemoteService, connect
+from manahsm.compat.elsewhere import Elsewhere
 from manahsm.errors import InvalidRequest, PolicyDenied
 from manahsm.ethereum import Authorization
 from manahsm.ethereum.addresses import keccak256
@@ -119,12 +120,15 @@ class HSMAccount(LocalAccount):
     Args:
         account: what signs.
         portal: of the event loop where it lives. Calls from any other thread; from the loop's own they would wait
-            for themselves.
+            for themselves, and are refused.
+
+    Where nothing was signed, methods raise :class:`manahsm.ManaHSMError`: so too when the loop has ended, or is not in
+    this process, which was forked. A copy is the account itself; it can not be pickled.
     """
 
     def __init__(self, account: AsyncHSMAccount, portal: BlockingPortal) -> None:
         self._account = account
-        self._portal = portal
+        self._elsewhere = Elsewhere(portal)
         self._address = account.address
 
     def __repr__(self) -> str:
@@ -176,9 +180,17 @@ class HSMAccount(LocalAccount):
         """
         self._has_no_key()
 
+    def __copy__(self) -> HSMAccount:
+        return self
+
+    def __deepcopy__(self, memo: object) -> HSMAccount:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an HSMAccount belongs to its process: send the key's name, and open accounts there")
+
     def _wait(self, sign: Callable[..., Awaitable[T]], *what: Any) -> T:
-        signed: T = self._portal.call(sign, *what)
-        return signed
+        return self._elsewhere.call(sign, *what)
 
     def _has_no_key(self) -> NoReturn:
         raise PolicyDenied(f"the private key of {self.address} is not here, and leaves its place for nobody")
@@ -190,6 +202,7 @@ class Accounts:
     def __init__(self, service: Signs, portal: BlockingPortal) -> None:
         self._service = service
         self._portal = portal
+        self._elsewhere = Elsewhere(portal)
 
     def get(self, reference: str) -> HSMAccount:
         """Return the account of a key.
@@ -200,7 +213,7 @@ class Accounts:
         Raises:
             KeyNotFound: there is none.
         """
-        key = self._portal.call(self._service.get_key, reference)
+        key = self._elsewhere.call(self._service.get_key, reference)
         return HSMAccount(AsyncHSMAccount(self._service, key), self._portal)
 
 

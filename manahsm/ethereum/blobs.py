@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,9 +17,17 @@ from typing import Any
 
 from attrs import field, frozen
 
-from manahsm.ethereum.fields import each, fixed_bytes, integer, refuse, sequence
+from manahsm.ethereum.fields import Reader, each, fixed_bytes, integer, refuse, sequence
 
-__all__ = ["SIDECAR_FIELDS", "BlobSidecar", "has_sidecar", "make_sidecar", "versioned_hash"]
+__all__ = [
+    "SIDECAR_FIELDS",
+    "SIDECAR_READERS",
+    "BlobSidecar",
+    "has_sidecar",
+    "make_sidecar",
+    "sidecar_values",
+    "versioned_hash",
+]
 
 BLOB_SIZE = 4096 * 32
 MAX_BLOBS = 6  # EIP-7594: at most 6 blobs a transaction
@@ -104,6 +112,26 @@ def make_sidecar(
 
 def _points(name: str, values: Any, size: int) -> tuple[bytes, ...]:
     return tuple(each(name, sequence(name, values), fixed_bytes("item", size)))
+
+
+SIDECAR_READERS: Mapping[str, Reader] = dict(
+    zip(
+        SIDECAR_FIELDS,
+        (
+            partial(_points, "blobs", size=BLOB_SIZE),
+            partial(_points, "commitments", size=KZG_POINT_SIZE),
+            partial(_points, "proofs", size=KZG_POINT_SIZE),
+            integer("wrapperVersion", below=2),
+        ),
+        strict=True,
+    )
+)
+"""How each field of a sidecar is read; whether they belong together is for :func:`make_sidecar`."""
+
+
+def sidecar_values(sidecar: BlobSidecar) -> tuple[Any, ...]:
+    """Return a sidecar's values in the order of ``SIDECAR_FIELDS``."""
+    return sidecar.blobs, sidecar.commitments, sidecar.proofs, sidecar.wrapper_version
 
 
 def _version(wanted: Any, blobs: int, proofs: Sequence[bytes] | None) -> int:

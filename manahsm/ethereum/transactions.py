@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, NoReturn, TypeAlias
 
-from attrs import evolve
+from attrs import evolve, fields_dict
 
 from manahsm.ethereum.addresses import decode_address
-from manahsm.ethereum.blobs import SIDECAR_FIELDS, make_sidecar
+from manahsm.ethereum.blobs import SIDECAR_FIELDS, SIDECAR_READERS, make_sidecar, sidecar_values
 from manahsm.ethereum.encoding import EncodedTransaction
 from manahsm.ethereum.fields import byte_string, integer, kind_of, refuse, show_name
 from manahsm.ethereum.transaction_types import (
@@ -37,6 +37,7 @@ __all__ = [
     "Transaction",
     "check_sender",
     "parse_transaction",
+    "transaction_fields",
 ]
 
 Transaction: TypeAlias = (
@@ -76,6 +77,7 @@ _TYPES: tuple[tuple[type[Transaction], Mapping[str, str]], ...] = (
     (SetCodeTransaction, _SET_CODE),
 )
 _OPTIONAL = frozenset({"to", "value", "data", "from", "accessList", "blobVersionedHashes", "chainId"})
+_NOTHING = (None, b"", ())
 _REQUIRED = tuple(tuple(name for name in names if name not in _OPTIONAL) for _, names in _TYPES)
 
 _BLOB_ONLY = frozenset({"maxFeePerBlobGas", "blobVersionedHashes", *SIDECAR_FIELDS})
@@ -116,11 +118,11 @@ def parse_transaction(tx: Mapping[str, Any] | Transaction, chain_id: int | None 
     expected = None if chain_id is None else _read_chain_id(chain_id)
     if isinstance(tx, BaseTransaction):
         return _on_chain(tx, expected)
-    if not isinstance(tx, Mapping):
-        refuse("transaction", f"is {kind_of(tx)}; give a mapping or a class from manahsm.ethereum")
-    given = {name: value for name, value in tx.items() if value is not None}
+    given = _given(tx)
     kind = _kind(given)
     arguments = _arguments(given, kind)
+    if kind == BlobTransaction.TYPE:
+        _add_sidecar(given, arguments)
     if expected is not None:
         arguments.setdefault("chain_id", expected)
     elif kind != LegacyTransaction.TYPE and "chain_id" not in arguments:
@@ -144,9 +146,43 @@ def _arguments(given: Mapping[Any, Any], kind: int) -> dict[str, Any]:
     for name in _REQUIRED[kind]:
         if name not in given:
             refuse(name, f"is missing; a type {kind} transaction needs it")
-    if kind == BlobTransaction.TYPE:
-        _add_sidecar(given, arguments)
     return arguments
+
+
+def transaction_fields(tx: Any) -> dict[str, Any]:
+    """Return what a transaction says by the names of JSON-RPC, in the one form that is signed, and its ``type``.
+
+    Each field is checked by itself; blobs are bytes of any length, because looking into them is slow. What is empty
+    and may be left out is left out.
+
+    Args:
+        tx: as :func:`parse_transaction` takes it.
+
+    Raises:
+        InvalidTransaction: a field is unknown, malformed, out of range, missing, or of another type of transaction.
+    """
+    if isinstance(tx, BaseTransaction):
+        kind, names = tx.TYPE, _TYPES[tx.TYPE][1]
+        fields = {name: getattr(tx, attribute) for name, attribute in names.items()}
+        if isinstance(tx, BlobTransaction) and tx.sidecar is not None:
+            fields |= zip(SIDECAR_FIELDS, sidecar_values(tx.sidecar), strict=True)
+    else:
+        given = _given(tx)
+        kind = _kind(given)
+        of_kind, names = _TYPES[kind]
+        arguments = _arguments(given, kind)
+        read_by: dict[str, Any] = {at: field.converter for at, field in fields_dict(of_kind).items()}
+        fields = {name: read_by[at](arguments[at]) for name, at in names.items() if at in arguments}
+        if kind == BlobTransaction.TYPE:
+            fields |= {name: read(given[name]) for name, read in SIDECAR_READERS.items() if name in given}
+    said = {name: value for name, value in fields.items() if not (name in _OPTIONAL and value in _NOTHING)}
+    return {"type": kind, **said}
+
+
+def _given(tx: Any) -> dict[Any, Any]:
+    if not isinstance(tx, Mapping):
+        refuse("transaction", f"is {kind_of(tx)}; give a mapping or a class from manahsm.ethereum")
+    return {name: value for name, value in tx.items() if value is not None}
 
 
 def check_sender(transaction: Transaction, address: str) -> None:

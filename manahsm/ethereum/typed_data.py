@@ -19,7 +19,7 @@ from manahsm.ethereum.addresses import keccak256
 from manahsm.ethereum.fields import address, byte_string, integer, kind_of, refuse, sequence, show_name
 from manahsm.nesting import recursion_limit_kept
 
-__all__ = ["TypedData", "parse_typed_data", "typed_data_digest"]
+__all__ = ["TypedData", "TypedDataParts", "parse_typed_data", "read_typed_data", "typed_data_digest"]
 
 _PARTS = ("types", "primaryType", "domain", "message")
 _DOMAIN = "EIP712Domain"
@@ -92,19 +92,47 @@ def parse_typed_data(typed: Mapping[str, Any], chain_id: int | None = None) -> T
         InvalidTransaction: anything is missing, unknown, malformed, out of range or contradictory.
     """
     expected = None if chain_id is None else integer("chain_id")(chain_id)
+    parts = read_typed_data(typed)
+    domain = parts.domain
+    if expected is not None and domain.get("chainId", expected) != expected:
+        refuse("domain.chainId", f"differs from the chain_id {expected} that was asked for; correct one of them")
+    digest = _digest(domain, parts.types, parts.message)
+    return TypedData(digest=digest, primary_type=parts.primary_type, domain=domain, message=parts.message)
+
+
+@frozen
+class TypedDataParts:
+    """Typed data in canonical form, before it is hashed: numbers are ints, addresses and bytes are bytes.
+
+    Attributes:
+        types: fields with their types, by name of the struct; only what the primary type needs.
+        primary_type: name of the struct that is signed.
+        domain: the domain's fields.
+        message: the message.
+    """
+
+    types: _Types
+    primary_type: str
+    domain: Mapping[str, Any]
+    message: Mapping[str, Any] = field(repr=False)
+
+
+def read_typed_data(typed: Any) -> TypedDataParts:
+    """Check typed data as :func:`parse_typed_data` does, without hashing it, which needs a large library.
+
+    Raises:
+        InvalidTransaction: as there.
+    """
     if not isinstance(typed, Mapping):
         refuse("typed_data", f"is {kind_of(typed)}; give a mapping with {', '.join(_PARTS)}")
     _require_exactly("typed_data", typed, _PARTS)
     declared = _read_types(typed["types"])
     domain = _read_domain(typed["domain"], declared.pop(_DOMAIN, None))
-    if expected is not None and domain.get("chainId", expected) != expected:
-        refuse("domain.chainId", f"differs from the chain_id {expected} that was asked for; correct one of them")
     primary = typed["primaryType"]
     if not isinstance(primary, str) or primary not in declared:
         refuse("primaryType", "is not one of the types; EIP712Domain can not be signed alone")
     types = _needed(primary, declared)
-    message = _Reader(types).struct("message", primary, typed["message"], 0)
-    return TypedData(digest=_digest(domain, types, message), primary_type=primary, domain=domain, message=message)
+    return TypedDataParts(types, primary, domain, _Reader(types).struct("message", primary, typed["message"], 0))
 
 
 def _digest(domain: Mapping[str, Any], types: _Types, message: Mapping[str, Any]) -> bytes:

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Container
 from itertools import count
+from typing import TypeGuard
 
 from manahsm.errors import InvalidRequest
 
@@ -19,6 +20,7 @@ __all__ = [
     "describe_reference",
     "is_address",
     "is_key_id",
+    "is_reference",
     "label_for_token_key",
     "label_problem",
     "retired_label",
@@ -29,6 +31,7 @@ MAX_LABEL_LENGTH = 64
 
 _KEY_ID = re.compile(r"[0-9a-fA-F]{16}")
 _ADDRESS = re.compile(r"(0[xX])?[0-9a-fA-F]{40}")
+_PRIVATE_KEY = re.compile(r"(0[xX])?[0-9a-fA-F]{64}")
 _RETIRED = re.compile(r".*@[0-9a-f]{16}", re.DOTALL)
 
 # Longer than an address is already suspicious: a private key that lost some digits on the way is still mostly
@@ -47,6 +50,11 @@ def is_key_id(text: str) -> bool:
 def is_address(text: str) -> bool:
     """Whether ``text`` has the form of an address: 40 hexadecimal characters, with or without ``0x``."""
     return _ADDRESS.fullmatch(text) is not None
+
+
+def is_reference(value: object) -> TypeGuard[str]:
+    """Tell a key id, label or address from a private key: text that is not 64 hex digits is a reference."""
+    return isinstance(value, str) and _PRIVATE_KEY.fullmatch(value.strip()) is None
 
 
 def _looks_like_key_material(text: str) -> bool:

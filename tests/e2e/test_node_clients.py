@@ -22,6 +22,7 @@ from manahsm import Backend, Role
 pytestmark = pytest.mark.anyio
 
 NODE = Path(__file__).parent / "node"
+HARDHAT = Path(__file__).parent / "hardhat"
 CAST = NODE / "node_modules/@foundry-rs/cast-linux-amd64/bin/cast"
 OTHER = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"
 ETHER = 10**18
@@ -35,11 +36,11 @@ class Wallet:
     address: str
     directory: Path
 
-    async def run(self, *command: str | Path) -> str:
+    async def run(self, *command: str | Path, inside: Path | None = None, **variables: str) -> str:
         """Run a client; returns what it printed."""
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.directory), "NO_COLOR": "1"}
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.directory), "NO_COLOR": "1", **variables}
         with anyio.fail_after(60):
-            done = await anyio.run_process([str(part) for part in command], env=environment, check=False)
+            done = await anyio.run_process([str(part) for part in command], env=environment, check=False, cwd=inside)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
 
@@ -89,3 +90,34 @@ def assert_mined(node: Node, address: str, sent: list[str], *, values: list[int]
     assert sorted(int(tx["nonce"], 16) for tx in mined) == list(range(len(values)))
     assert sorted(int(tx["value"], 16) for tx in mined) == values
     assert all(node.rpc("eth_getTransactionReceipt", tx_hash)["status"] == "0x1" for tx_hash in sent)
+
+
+async def test_hardhat_deploys_and_calls_a_contract(softhsm_token: SoftHSMToken, directory: Path, node: Node) -> None:
+    async with wallet(softhsm_token, directory, node) as ours, mining_at_once(node):
+        told = {
+            "MANAHSM_URL": ours.url,
+            "MANAHSM_DIRECTORY": str(directory),
+            "HARDHAT_DISABLE_TELEMETRY_PROMPT": "true",
+        }
+        command = (HARDHAT / "node_modules/.bin/hardhat", "run", "--no-compile", "client.cjs")
+        printed = await ours.run(*command, inside=HARDHAT, **told)
+    assert json.loads(printed.splitlines()[-1]) == {
+        "signers": [ours.address],
+        "sendTransaction": [ours.address, 1],
+        "signMessage": ours.address,
+        "signTypedData": ours.address,
+        "deployed": True,
+        "stored": [ours.address, 1, 42],
+        "balance": True,
+    }
+    assert node.nonce(ours.address) == 3
+
+
+@asynccontextmanager
+async def mining_at_once(node: Node) -> AsyncIterator[None]:
+    """Whoever waits for a receipt is not told when to mine."""
+    node.rpc("evm_setAutomine", True)
+    try:
+        yield
+    finally:
+        node.rpc("evm_setAutomine", False)

@@ -91,19 +91,21 @@ class TestHSMAccount:
                 ask()
         assert DEV_PRIVATE_KEY[2:] not in repr(account)
 
-    def test_web3_signs_with_it_through_its_own_middleware(self, accounts: Accounts, node: Node) -> None:
+    @pytest.mark.parametrize("middleware", [SignAndSendRawMiddlewareBuilder, HSMMiddleware])
+    @pytest.mark.parametrize("named", ["from", "default_account"])
+    def test_web3_signs_with_it_through_its_own_middleware_and_ours(
+        self, accounts: Accounts, node: Node, middleware: Any, named: str
+    ) -> None:
         account = accounts.get("rich")
         w3 = Web3(HTTPProvider(f"http://127.0.0.1:{node.port}"))
-        w3.middleware_onion.inject(SignAndSendRawMiddlewareBuilder.build(account), layer=0)
+        w3.middleware_onion.inject(middleware.build(account), layer=0)
+        sender = {"from": account.address} if named == "from" else {}
+        if not sender:
+            w3.eth.default_account = account.address
 
-        assert mined(node, w3.eth.send_transaction({"from": account.address, "to": DEV_ACCOUNT, "value": 1}))
-
-    def test_web3_signs_with_it_through_ours(self, accounts: Accounts, node: Node) -> None:
-        account = accounts.get("rich")
-        w3 = Web3(HTTPProvider(f"http://127.0.0.1:{node.port}"))
-        w3.middleware_onion.inject(HSMMiddleware.build(account), layer=0)
-
-        assert mined(node, w3.eth.send_transaction({"from": account.address, "to": DEV_ACCOUNT, "value": 1}))
+        assert mined(node, w3.eth.send_transaction({**sender, "to": DEV_ACCOUNT, "value": 1}))
+        contract = w3.eth.contract(abi=[], bytecode="0x60018060095f395ff300")  # whose code is one byte: STOP
+        assert mined(node, contract.constructor().transact(sender))
 
 
 def mined(node: Node, transaction_hash: bytes) -> bool:

@@ -15,6 +15,7 @@ from served import Served, serving
 from services import A_PRIVATE_KEY, A_TRANSACTION, audit_records, digest_of, software_config
 
 import manahsm
+from manahsm.client import ONLY_IN_PROCESS
 from manahsm.errors import ManaHSMError
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +26,6 @@ TYPED = {
     "domain": {"name": "notes"},
     "message": {"text": "hello"},
 }
-HERE_ALONE = {"sign", "answer", "open_channel", "filled", "metrics_address"}
 
 
 @asynccontextmanager
@@ -41,16 +41,24 @@ async def remote(directory: Path, **options: Any) -> AsyncIterator[tuple[Served,
         yield served, service
 
 
-def test_every_method_of_a_service_is_there() -> None:
-    public = {name for name in dir(manahsm.Service) if not name.startswith("_")} - HERE_ALONE
-
-    assert sorted(name for name in public if not hasattr(manahsm.RemoteService, name)) == []
+def public(kind: type) -> set[str]:
+    return {name for name in dir(kind) if not name.startswith("_")}
 
 
-@pytest.mark.parametrize("name", [name for name in dir(manahsm.RemoteService) if not name.startswith("_")])
+def test_every_method_of_a_service_is_there_or_listed_with_the_reason() -> None:
+    missing = (public(manahsm.Service) | {"config"}) - public(manahsm.RemoteService)
+
+    assert sorted(missing) == sorted(missing & ONLY_IN_PROCESS.keys())
+    assert not ONLY_IN_PROCESS.keys() & public(manahsm.RemoteService)
+
+
+@pytest.mark.parametrize("name", sorted(public(manahsm.RemoteService)))
 def test_each_takes_what_the_service_s_takes(name: str) -> None:
     ours, theirs = (inspect.signature(getattr(cls, name)) for cls in (manahsm.RemoteService, manahsm.Service))
-    kinds = [[(parameter.kind, parameter.default) for parameter in one.parameters.values()] for one in (ours, theirs)]
+    kinds = [
+        [(it.kind, it.default) for it in one.parameters.values() if it.name not in ONLY_IN_PROCESS]
+        for one in (ours, theirs)
+    ]
 
     assert kinds[0] == kinds[1]
 
@@ -167,3 +175,21 @@ async def test_what_is_no_service_is_not_taken_for_one(said: bytes) -> None:
             with pytest.raises(manahsm.RemoteError, match="what answered is no manahsm service"):
                 await service.status()
         tasks.cancel_scope.cancel()
+
+
+async def test_certificates_for_an_address_without_encryption_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(manahsm.RemoteError, match="go with https"):
+        async with manahsm.connect("http://127.0.0.1:9000", ca=tmp_path / "ca.pem"):
+            pass
+
+
+@pytest.mark.parametrize("what", ["ca", "certificate"])
+@pytest.mark.parametrize("there", [False, True])
+async def test_a_certificate_that_can_not_be_used_is_named(tmp_path: Path, what: str, there: bool) -> None:
+    path = tmp_path / "file.pem"
+    if there:
+        path.write_text("nonsense")
+    given: Any = {"ca": path} if what == "ca" else {"certificate": (path, path)}
+    with pytest.raises(manahsm.RemoteError, match=r"file\.pem.*: no PEM that can be used"):
+        async with manahsm.connect("https://127.0.0.1:9000", **given):
+            pass

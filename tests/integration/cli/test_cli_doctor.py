@@ -1,10 +1,9 @@
-"""``doctor`` and ``init`` with real tokens: every finding helps, nothing secret is shown, all of it fits 80 columns."""
+"""``doctor`` with real tokens: every finding helps, nothing secret is shown, all of it fits 80 columns."""
 
 from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -232,63 +231,3 @@ def test_a_service_that_runs_is_noticed(used: Path) -> None:
 def test_a_library_that_hangs_is_left() -> None:
     with pytest.raises(ProbeFailed, match="did not answer"):
         list_tokens(Path("/nowhere.so"), {}, patience=0.001)  # no process starts that fast
-
-
-# ---- init ----
-
-
-def test_init_writes_a_configuration_that_passes_check(softhsm_token: SoftHSMToken, tmp_path: Path) -> None:
-    pin = private_file(tmp_path / "pin", softhsm_token.pin)
-    config = tmp_path / "new.toml"
-    words = ["--config", config, "--pin-file", pin, "--state-dir", tmp_path / "state", "--vendor", "softhsm", "--yes"]
-    made = manahsm("init", *words, **softhsm_token.environment)
-    assert made.status == 0
-    assert made.width <= 80 + len(str(tmp_path))  # but for the lines that name the file
-    assert softhsm_token.pin not in made.everything + config.read_text()
-    checked = manahsm("check", "--config", config, SOFTHSM2_CONF=None)
-    assert checked.status == 0
-    assert f"token: {softhsm_token.label}" in checked.output
-    assert manahsm("init", *words, **softhsm_token.environment).status == 2
-    assert manahsm("init", *words, "--force", "--no-try", "--json", **softhsm_token.environment).document == {
-        "config": str(config),
-        "pin_file": str(pin),
-        "verdict": "ok",
-        "findings": [],
-    }
-
-
-def test_init_asks_for_the_pin_and_writes_it_for_its_owner_alone(softhsm_token: SoftHSMToken, tmp_path: Path) -> None:
-    answers = f"y\n{softhsm_token.pin}\n{softhsm_token.pin}\n"
-    words = ["--config", tmp_path / "new.toml", "--vendor", "softhsm", "--no-try"]
-    made = manahsm("init", *words, text=answers, **softhsm_token.environment)
-    assert made.status == 0
-    pin = tmp_path / "hsm.pin"
-    assert (pin.read_text(), stat.S_IMODE(pin.stat().st_mode)) == (softhsm_token.pin + "\n", 0o600)
-    assert softhsm_token.pin not in made.everything
-
-
-def test_init_lets_choose_between_tokens(softhsm_token: SoftHSMToken, tmp_path: Path) -> None:
-    softhsm_token.run_tool(
-        "softhsm2-util", "--init-token", "--free", "--label", "other", "--pin", "1234", "--so-pin", "5561208"
-    )
-    pin = private_file(tmp_path / "pin", "1234")
-    words = ["init", "--config", tmp_path / "new.toml", "--vendor", "softhsm", "--pin-file", pin, "--no-try"]
-    unclear = manahsm(*words, "--yes", **softhsm_token.environment)
-    assert unclear.status == 2
-    assert "several tokens" in unclear.errors
-    asked = manahsm(*words, text="2\nn\n", **softhsm_token.environment)
-    assert (asked.status, (tmp_path / "new.toml").exists()) == (1, False)
-    assert "nothing was written" in asked.errors
-    named = manahsm(*words, "--token-label", "other", "--yes", **softhsm_token.environment)
-    assert named.status == 0
-    assert 'token_label = "other"' in (tmp_path / "new.toml").read_text()
-
-
-def test_init_without_a_token_says_what_to_do(tmp_path: Path) -> None:
-    conf = tmp_path / "softhsm2.conf"
-    (tmp_path / "tokens").mkdir()
-    conf.write_text(f"directories.tokendir = {tmp_path / 'tokens'}\nobjectstore.backend = file\n")
-    refused = manahsm("init", "--config", tmp_path / "new.toml", "--vendor", "softhsm", SOFTHSM2_CONF=str(conf))
-    assert refused.status == 2
-    assert "no initialised token" in refused.errors
-    assert "Initialise one" in refused.errors

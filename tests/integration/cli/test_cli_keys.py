@@ -68,6 +68,7 @@ def test_keys_are_listed_in_80_columns(hot: Path) -> None:
     long = "a label of sixty-four characters, which is the most that it has."
     words = ("--role", "transaction_signer", "--backend", "software", "--config", hot)
     assert manahsm("keys", "generate", long, *words).width <= 80
+    assert manahsm("keys", "rotate", "hot", "--config", hot).status == 0
     listed = manahsm("keys", "list", "--config", hot)
     assert listed.width <= 80
     assert ADDRESS in listed.output

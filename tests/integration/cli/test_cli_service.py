@@ -19,17 +19,14 @@ import anyio
 import pytest
 from command_line import manahsm
 from rich.console import Console
-from services import A_PRIVATE_KEY, A_TRANSACTION, children_of, config_for, digest_of, host_pids, software_config
+from services import children_of, config_for, host_pids, software_config
 from softhsm import SoftHSMToken
 
 import manahsm as service_package
-from manahsm.cli.batch import ask
 from manahsm.cli.breaker import act
 from manahsm.cli.snapshot import look
 from manahsm.cli.surroundings import is_locked
 from manahsm.cli.view import render
-from manahsm.errors import InvalidRequest, KeyNotFound
-from manahsm.requests import SignRequest
 from manahsm.signing.slot import SlotPhase
 from supervisors import BreakerState
 
@@ -90,6 +87,28 @@ def test_a_batch_with_a_bad_line_fails_and_signs_the_rest(used: Path) -> None:
     assert done.returncode == 1
     assert ["error" in answer for answer in answers] == [False, True, True]
     assert b"lines that were not signed: 2" in done.stderr
+
+
+def test_a_batch_whose_reader_has_seen_enough_ends_without_a_word(software: Path, tmp_path: Path) -> None:
+    file = tmp_path / "batch.jsonl"
+    file.write_text('{"id": 1, "key": "nobody", "message": "a"}\n' * 5000)
+    words = command("sign", "batch", file, "--quiet", "--config", software)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:  # noqa: S603 - our own module
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert json.loads(running.stdout.readline())["id"] == 1
+        running.stdout.close()
+        assert running.stderr.read() == b""
+        assert running.wait(DEADLINE) == 1
+
+
+def test_a_batch_whose_answers_are_lost_says_so(software: Path, tmp_path: Path) -> None:
+    file = tmp_path / "batch.jsonl"
+    file.write_text('{"id": 1, "key": "nobody", "message": "a"}\n' * 5)
+    with Path("/dev/full").open("wb") as full:
+        words = command("sign", "batch", file, "--quiet", "--config", software)
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, check=False)  # noqa: S603 - our own module
+    assert (done.returncode, done.stderr) == (1, b"manahsm: the output was lost: No space left on device\n")
 
 
 def test_an_interruption_ends_the_service_in_order(used: Path) -> None:
@@ -217,25 +236,3 @@ async def test_everything_is_asked_for_at_once(tmp_path: Path) -> None:
             seen = await look(service)
     assert seen.status.accepting
     assert seen.stats.operations == 0
-
-
-AUTHORIZATION = {"chainId": 1, "address": "0x" + "11" * 20, "nonce": 0}
-REQUESTS = (
-    SignRequest.transaction(dict(A_TRANSACTION), "hot"),
-    SignRequest.message("hello", "hot"),
-    SignRequest.authorization(AUTHORIZATION, "hot"),
-    SignRequest.hash(digest_of(7), "hot"),
-)
-
-
-@pytest.mark.anyio
-async def test_a_line_is_signed_alike_by_way_of_the_methods_that_a_client_has(tmp_path: Path) -> None:
-    async with service_package.open_service(software_config(tmp_path)) as service:
-        await service.import_key(A_PRIVATE_KEY, "hot", "transaction_signer", "software")
-        for request in REQUESTS:
-            assert (await ask(service, request)).result == (await service.answer(request)).result is not None
-        nobody = await ask(service, SignRequest.message("hello", "nobody"))
-        misplaced = await ask(service, SignRequest.message("hello", A_PRIVATE_KEY.hex()))
-    assert isinstance(nobody.error, KeyNotFound)
-    assert isinstance(misplaced.error, InvalidRequest)
-    assert A_PRIVATE_KEY.hex() not in str(misplaced.error)

@@ -7,11 +7,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manahsm.cli.choosing import numbers_in
 from manahsm.cli.discovery import Candidate, fitting
 from manahsm.cli.findings import (
     Finding,
@@ -24,14 +26,14 @@ from manahsm.cli.findings import (
     sessions_allowed_by,
     worst_of,
 )
-from manahsm.cli.first_config import configuration_text
+from manahsm.cli.first_config import Setup, configuration_text
 from manahsm.cli.output import printable
 from manahsm.cli.probe import Library, Token
 from manahsm.cli.salvage import without
 from manahsm.cli.view import duration
 from manahsm.config.load import load_config
 from manahsm.config.model import Priority
-from manahsm.config.slots import SlotConfig
+from manahsm.config.slots import SlotConfig, declared_slots
 from manahsm.config.tables import ConnectionPool
 from manahsm.config.vendors import Vendor, profile_of
 
@@ -143,19 +145,12 @@ def test_the_worst_verdict_counts() -> None:
 
 @given(st.text(max_size=32), st.booleans())
 def test_a_first_configuration_says_what_was_meant_or_is_refused(label: str, namesake: bool) -> None:
-    import click  # noqa: PLC0415 - here alone
-
     softhsm = profile_of(Vendor.SOFTHSM)
     chosen = Candidate(softhsm, Path("/usr/lib/softhsm/libsofthsm2.so"), evolve(TOKEN, label=label))
     candidates = [chosen, evolve(chosen, token=evolve(chosen.token, slot_id=8))] if namesake else [chosen]
     try:
-        text = configuration_text(
-            chosen,
-            candidates,
-            pin_file=Path("/etc/manahsm/hsm.pin"),
-            state_dir=Path("/var/lib/manahsm"),
-            environ={"SOFTHSM2_CONF": '/etc/"soft\\hsm".conf', "HOME": "/root"},
-        )
+        setup = Setup(token=(chosen, Path("/etc/manahsm/hsm.pin")), state_dir=Path("/var/lib/manahsm"))
+        text = configuration_text(setup, candidates, {"SOFTHSM2_CONF": '/etc/"soft\\hsm".conf', "HOME": "/root"})
     except click.UsageError:
         return
     config = load_config(tomllib.loads(text), environ={})
@@ -167,8 +162,40 @@ def test_a_first_configuration_says_what_was_meant_or_is_refused(label: str, nam
 
 def test_a_usual_label_is_not_refused() -> None:
     chosen = Candidate(profile_of(Vendor.GENERIC), Path("/lib.so"), evolve(TOKEN, label='my "first" token'))
-    text = configuration_text(chosen, [chosen], pin_file=Path("/pin"), state_dir=None, environ={})
+    text = configuration_text(Setup(token=(chosen, Path("/pin"))), [chosen], {})
     assert load_config(tomllib.loads(text), environ={}).token_label == 'my "first" token'
+
+
+@given(st.lists(st.tuples(st.sampled_from(["main", "other", ""]), st.booleans()), min_size=2, max_size=4))
+def test_backup_tokens_are_those_that_were_meant_whatever_their_labels(tokens: list[tuple[str, bool]]) -> None:
+    vendors = [Vendor.THALES if of_thales else Vendor.SOFTHSM for _, of_thales in tokens]
+    there = [
+        Candidate(profile_of(vendor), Path(f"/{vendor}.so"), evolve(TOKEN, label=label, slot_id=number))
+        for number, (vendor, (label, _)) in enumerate(zip(vendors, tokens, strict=True))
+    ]
+    (first, *others) = [(one, Path(f"/{number}.pin")) for number, one in enumerate(there)]
+    setup = Setup(token=first, backups=tuple(others))
+    text = configuration_text(setup, there, {"SOFTHSM2_CONF": "/conf", "NFAST_KMLOCAL": "/local"})
+    slots = [slot for _, slot in declared_slots(load_config(tomllib.loads(text), environ={}))]
+    found = [
+        fitting([one for one in there if one.library == slot.library_path], slot.token_label, slot.slot_id)
+        for slot in slots
+    ]
+    assert found == [[one] for one in there]
+    assert [slot.vendor for slot in slots] == vendors
+    assert [slot.pin_file for slot in slots] == [None, *(path for _, path in others)]
+    assert [slot.priority for slot in slots] == [Priority.PRIMARY, *[Priority.BACKUP] * len(others)]
+
+
+@pytest.mark.parametrize(("text", "numbers"), [("", []), ("2", [2]), (" 3, 1 ", [3, 1]), ("1 2", [1, 2])])
+def test_numbers_are_taken_in_their_order(text: str, numbers: list[int]) -> None:
+    assert numbers_in(text, 3) == numbers
+
+
+@pytest.mark.parametrize("text", ["0", "4", "1,1", "x", "-1", "²", "1" * 5000, "1;2"])
+def test_what_is_no_list_of_those_numbers_is_asked_for_again(text: str) -> None:
+    with pytest.raises(click.UsageError):
+        numbers_in(text, 3)
 
 
 # ---- what can be saved of a faulty configuration ----

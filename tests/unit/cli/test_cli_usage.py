@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from command_line import manahsm
 
 from manahsm.cli.app import application
 from manahsm.cli.failures import EXIT_STATUSES, AnswerNeeded, Exit, explain
+from manahsm.cli.opened import service_url
+from manahsm.config.load import load_config
 from manahsm.errors import ConfigError, ConfigProblem, KeyNotFound
 from supervisors import SupervisorError
 
@@ -110,8 +113,14 @@ def test_help_loads_neither_the_service_nor_what_draws() -> None:
         ["unlatch", "main"],
         ["config", "sample", "acme"],
         ["audit", "verify", "/nowhere"],
+        ["audit", "verify", "/", "--head", "x"],
+        ["audit", "verify", "/", "--address", "x"],
+        ["audit", "show", "/", "--since", "yesterday"],
+        ["audit", "show", "/", "--event", "birth"],
+        ["audit", "show", "/", "--outcome", "good"],
+        ["sign", "message", "\udcff", "--key", "a"],
     ],
-    ids=" ".join,
+    ids=lambda words: " ".join(words).encode("ascii", "replace").decode(),
 )
 def test_wrong_usage_is_said_in_words_and_in_json(words: list[str]) -> None:
     in_words = manahsm(*words)
@@ -154,6 +163,30 @@ def test_a_breaker_is_somewhere_else() -> None:
 def test_a_service_that_is_not_there_is_an_error(url: str, words: tuple[str, ...]) -> None:
     refused = manahsm(*words, "--url", url, "--json")
     assert (refused.status, refused.error["code"]) == (1, "remote_error")
+
+
+@pytest.mark.parametrize("url", ["http://operator:swordfish@127.0.0.1:1", "https://operator:swordfish@127.0.0.1:1"])
+def test_a_service_that_is_not_there_is_named_without_what_is_secret(url: str) -> None:
+    refused = manahsm("status", "--url", url)
+    assert url.replace("operator:swordfish@", "") + " was not reached" in refused.errors
+    assert "is the service running" in refused.errors
+    assert "swordfish" not in refused.everything
+
+
+def test_without_a_terminal_no_secret_is_asked_for(tmp_path: Path) -> None:
+    keystore = tmp_path / "key.json"
+    keystore.write_text("{}")
+    words = ("keys", "import", "hot", "--role", "admin", "--keystore", keystore)
+    done = subprocess.run(  # noqa: S603 - our own module
+        [sys.executable, "-m", "manahsm.cli", *words],
+        input=b"swordfish",
+        capture_output=True,
+        check=False,
+        start_new_session=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"manahsm: there is no terminal to ask for a secret on: give --passphrase-file FILE")
+    assert done.stderr.count(b"\n") == 1
 
 
 def test_a_token_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
@@ -219,6 +252,19 @@ def test_a_configuration_that_is_not_there_is_named() -> None:
     refused = manahsm("config", "check", "--config", "/nowhere/manahsm.toml")
     assert refused.status == 2
     assert "/nowhere/manahsm.toml: can not be read" in refused.errors
+
+
+def test_where_no_configuration_is_named_the_way_to_one_is() -> None:
+    refused = manahsm("keys", "list")
+    assert refused.status == 2
+    assert "MANAHSM_CONFIG is not set; `manahsm init` writes one" in refused.errors
+
+
+@pytest.mark.parametrize(("uid", "url"), [(os.getuid(), "unix:/run/api.sock"), (4_000_000, "http://127.0.0.1:9000")])
+def test_the_address_to_ask_is_the_one_that_knows_us(uid: int, url: str) -> None:
+    callers = [{"name": "anybody", "anonymous": True}, {"name": "operator", "uid": uid}]
+    table = {"enabled": False, "api": {"socket": "/run/api.sock", "callers": callers}}
+    assert service_url(load_config({"hsm": table}, environ={})) == url
 
 
 # ---- how errors end ----

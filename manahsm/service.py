@@ -51,8 +51,8 @@ from supervisors import SYSTEM_CLOCK, ChildContext, Clock
 __all__ = ["Interface", "Service", "open_service"]
 
 _BATCH_AT_ONCE = 64  # more would keep the loop for long when all of them are prepared in one go
-_CHUNK = 32  # of a batch for a software key: prepared in one go, in less than a millisecond
-_CHUNKS_AT_ONCE = 4
+_CHUNK = 16  # of a batch for a software key: prepared in one go, in half a millisecond
+_CHUNKS_AT_ONCE = 6  # what the software host has under way, and those that are prepared meanwhile
 
 S = TypeVar("S")
 E = TypeVar("E", Role, Backend, Usage)

@@ -22,7 +22,7 @@ from supervisors import ChildContext, Mailbox, Request
 __all__ = ["SoftwareWorker"]
 
 _IN_LOOP = 8  # digests between two checkpoints, about half a millisecond of the loop
-_IN_CHUNK = 32  # digests for the host at a time, about two milliseconds of a processor
+_IN_CHUNK = 16  # digests for the host at a time, a millisecond of a processor
 _WORTH_A_TRIP = 4  # fewer are signed sooner than they are sent there and back
 
 Answer = Made | SignatureMismatch

@@ -23,7 +23,7 @@ from supervisors import ChildContext, Clock
 __all__ = ["SoftwareHost", "SoftwareHostEnded"]
 
 _HOST = "manahsm.software.host"
-_AHEAD = 2  # chunks under way: the next one waits in the host when one is done
+_MOST = 64  # digests under way, four milliseconds of a processor: all of them may come back at once
 _PATIENCE = 1.0  # seconds for a chunk that takes a few milliseconds
 _GRACE = 1.0  # seconds to end by itself once its pipe is closed
 _READ_SIZE = 1 << 18
@@ -56,6 +56,7 @@ class SoftwareHost:
         self._clock = clock
         self._child: ChildProcess | None = None
         self._chunks: deque[_Chunk] = deque()
+        self._under_way = 0
         self._numbers = itertools.count()
         self._backlog = b""
         self._awaited = anyio.Event()
@@ -63,7 +64,7 @@ class SoftwareHost:
     @property
     def has_room(self) -> bool:
         """Whether it runs and takes another chunk now."""
-        return self._child is not None and len(self._chunks) < _AHEAD and not self._backlog
+        return self._child is not None and self._under_way < _MOST and not self._backlog
 
     def sign(self, items: list[Item], *, answered: Callable[[Results], None], lost: Callable[[], None]) -> None:
         """Have digests signed. Call it only while :attr:`has_room`.
@@ -75,6 +76,7 @@ class SoftwareHost:
         """
         assert self._child is not None  # noqa: S101 - it has room
         number = next(self._numbers)
+        self._under_way += len(items)
         self._chunks.append(_Chunk(number, len(items), self._clock.now() + _PATIENCE, answered, lost))
         self._backlog = encode(SignAll(number, items))
         self._write(self._child)
@@ -96,7 +98,8 @@ class SoftwareHost:
             await self._serve(child)
         finally:
             self._child = None
-            chunks, self._chunks, self._backlog = self._chunks, deque(), b""
+            chunks, self._chunks = self._chunks, deque()
+            self._under_way, self._backlog = 0, b""
             for chunk in chunks:
                 chunk.lost()
             await child.end(_GRACE)
@@ -154,6 +157,7 @@ class SoftwareHost:
             if chunk is None or (reply.id, len(reply.results)) != (chunk.id, chunk.size):
                 raise SoftwareHostEnded("the software host answered what was not asked")
             self._chunks.popleft()
+            self._under_way -= chunk.size
             chunk.answered(reply.results)
 
     def _write(self, child: ChildProcess) -> None:

@@ -6,11 +6,13 @@ and could mean another address tomorrow.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import ip_address
 
 __all__ = ["LOCALHOST", "host_of", "is_address", "is_loopback"]
 
 LOCALHOST = "localhost"
+_HOSTS_AT_HAND = 64  # asked of each HTTP request
 
 
 def is_address(host: str) -> bool:
@@ -24,6 +26,7 @@ def is_address(host: str) -> bool:
     return True
 
 
+@lru_cache(maxsize=_HOSTS_AT_HAND)
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches ``host``: 127.0.0.0/8, ``::1`` or ``localhost`` (pure)."""
     return host == LOCALHOST or (is_address(host) and ip_address(host).is_loopback)

@@ -7,6 +7,7 @@ read them. Text in one case is accepted as it is; text in mixed case must carry 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import sha3
 
@@ -14,6 +15,7 @@ __all__ = ["ADDRESS_SIZE", "address_of", "checksum_address", "decode_address", "
 
 ADDRESS_SIZE = 20
 _KEY_ID_BYTES = 8
+_ADDRESSES_AT_HAND = 1024  # callers name the same few again and again; a checksum takes 10 us
 _ADDRESS_TEXT = re.compile(r"0[xX][0-9a-fA-F]{40}")
 
 
@@ -23,6 +25,7 @@ def keccak256(data: bytes) -> bytes:
     return digest
 
 
+@lru_cache(maxsize=_ADDRESSES_AT_HAND)
 def checksum_address(address: bytes) -> str:
     """Return 20 bytes as EIP-55 text: a letter is upper case where the hash of the text has a nibble >= 8."""
     plain = address.hex()

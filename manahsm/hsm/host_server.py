@@ -55,13 +55,13 @@ _NO_SESSION = Failure("SESSION_DISCARDED", None, "C_Sign", "the session is close
 class Host:
     """Serves one client with one token. All methods but the jobs belong to the reading thread."""
 
-    def __init__(self, token: LoggedInToken, write: FrameWriter) -> None:
+    def __init__(self, token: LoggedInToken, write: Callable[[Reply], None]) -> None:
         self._token = token
         self._write = write
         self._generation = 1
         self._sessions: dict[int, SigningSession] = {}
         self._numbers = itertools.count(1)
-        self._administration = Lane("administration", write)
+        self._administration = Lane("administration")
         self._lanes = [self._administration]
         self._jobs: dict[type[Any], Callable[[Any], list[Reply]]] = {
             FindKeys: self._find_keys,
@@ -138,7 +138,7 @@ class Host:
         number = next(self._numbers)
         lane = self._administration
         if self._token.module.locking:
-            lane = Lane(f"session {number}", self._write)
+            lane = Lane(f"session {number}")
             self._lanes.append(lane)
         self._sessions[number] = session = SigningSession(self._token, lane)
         lane.put(self._open_session, (command, number, session))
@@ -173,7 +173,7 @@ class Host:
 
     def _sign(self, job: tuple[SigningSession, Sign]) -> None:
         session, command = job
-        session.lane.write(Signed(command.id, session.sign(command, self._generation)))
+        self._write(Signed(command.id, session.sign(command, self._generation)))
 
     # ---- administration: jobs of one thread, on the anchor session ----
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import queue
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,15 +19,13 @@ from manahsm.hsm.cryptoki import TokenCallFailed
 from manahsm.hsm.host_token import LoggedInToken
 from manahsm.hsm.module import TokenSession
 from manahsm.hsm.outcomes import outcome_named, outcome_of
-from manahsm.hsm.protocol import Failure, Reply, Sign
+from manahsm.hsm.protocol import Failure, Sign
 from manahsm.hsm.token_keys import find_private
-from manahsm.processes.frames import FrameWriter
 
 __all__ = ["Lane", "SigningSession", "discards_session", "failure_of"]
 
 _DIGEST_SIZE = 32
 _EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
-_WRITE_WITHIN = 0.001  # seconds
 _STALE = Failure("STALE_GENERATION", None, "C_Sign", "the host has logged in anew since this session was opened")
 _DISCARDED = Failure("SESSION_DISCARDED", None, "C_Sign", "an earlier call on this session failed")
 _DIGEST_LENGTH = Failure("DIGEST_LENGTH", None, "C_Sign", "a digest has 32 bytes")
@@ -37,10 +34,7 @@ _DIGEST_LENGTH = Failure("DIGEST_LENGTH", None, "C_Sign", "a digest has 32 bytes
 class Lane:
     """A thread that does one thing after another. A library without locking gets one for everything."""
 
-    def __init__(self, name: str, write: FrameWriter) -> None:
-        self._write = write
-        self._unwritten: list[Reply] = []
-        self._waits_since = 0.0
+    def __init__(self, name: str) -> None:
         self._jobs: queue.SimpleQueue[tuple[Callable[[Any], None], Any] | None] = queue.SimpleQueue()
         # A daemon: a call that never returns must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -49,20 +43,6 @@ class Lane:
     def put(self, job: Callable[[Any], None], argument: Any) -> None:
         """Queue ``job(argument)``; it must not raise."""
         self._jobs.put((job, argument))
-
-    def write(self, reply: Reply) -> None:
-        """Answer from within a job. While more is queued, answers within a millisecond go out in one write."""
-        now = time.monotonic()
-        if not self._unwritten:
-            self._waits_since = now
-        self._unwritten.append(reply)
-        if self._jobs.empty() or now - self._waits_since > _WRITE_WITHIN:
-            self._flush()
-
-    def _flush(self) -> None:
-        replies, self._unwritten = self._unwritten, []
-        if replies:
-            self._write(*replies)
 
     def finish(self) -> None:
         """End after what is queued."""
@@ -82,12 +62,9 @@ class Lane:
             job, argument = queued
             try:
                 job(argument)
-                if self._jobs.empty():
-                    self._flush()
             except BaseException:  # noqa: BLE001 - a thread that died silently would look like a hang
                 traceback.print_exc()
                 os._exit(_EXIT_BUG)
-        self._flush()
 
 
 class SigningSession:

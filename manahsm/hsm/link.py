@@ -32,6 +32,7 @@ from manahsm.hsm.protocol import (
 )
 from manahsm.processes.child import ChildProcess
 from manahsm.processes.frames import ProtocolError, encode
+from manahsm.processes.pipes import read_while_open
 from supervisors.clock import Clock
 
 __all__ = ["READY", "HostLink", "failure_to_error"]
@@ -178,10 +179,7 @@ class HostLink:
             tasks.cancel_scope.cancel()
 
     async def _read(self) -> None:
-        data: bytes | None = None
-        while data != b"":
-            await anyio.wait_readable(self._child.replies)
-            data = self._receive()
+        await read_while_open(self._child.replies, lambda: self._receive() != b"")
         # Nothing can come any more. A host that lives on without its pipe is of no use.
         self._child.kill()
 

@@ -105,9 +105,9 @@ class FrameWriter:
         self._descriptor = descriptor
         self._lock = threading.Lock()
 
-    def __call__(self, *messages: msgspec.Struct) -> None:
-        """Write some. Nobody reads them any more where the other end is gone: the end of our own pipe then ends us."""
-        frames = b"".join(map(encode, messages))
+    def __call__(self, message: msgspec.Struct) -> None:
+        """Write one. Nobody reads it any more where the other end is gone: the end of our own pipe then ends us."""
+        frame = encode(message)
         with self._lock, suppress(BrokenPipeError):
-            while frames:
-                frames = frames[os.write(self._descriptor, frames) :]
+            while frame:
+                frame = frame[os.write(self._descriptor, frame) :]

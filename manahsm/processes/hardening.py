@@ -32,8 +32,8 @@ def harden(parent: int) -> None:
     if os.getppid() != parent:
         # It died before the line above, so nobody would ever end us.
         raise SystemExit("the process that started this host is gone")
-    # Where a token is a program, or keys are software, signing takes all of a processor. The event loop that has it done
-    # and a node beside it go first: without this a heartbeat of a millisecond was late by 17 ms, with it by 5.
+    # Where a token is a program, or keys are software, signing takes all of a processor. The event loop that has it
+    # done goes first: without this a heartbeat of a millisecond was late by 17 ms, with it by 5.
     os.nice(_NICE)
     for unwanted in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # They reach the whole process group or service; the client decides when its hosts end.

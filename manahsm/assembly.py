@@ -86,6 +86,7 @@ class Assembly:
         self.registry = registry
         self.slots = slots
         self.software = Mailbox("software", config.service.queue_size, clock)
+        self.software_host = SoftwareHost(clock) if keystore is not None and config.keystore.processes else None
         self.timers = Timers(clock)
         self.gate = Gate()
         self.journal = Journal(audit, required=policy.audit_all_operations)
@@ -131,7 +132,7 @@ class Assembly:
             timers=self.timers,
             registry=self._flush_registry,
             software=self.software,
-            software_host=SoftwareHost(clock) if keystore is not None and config.keystore.processes else None,
+            software_host=self.software_host,
             slots=slots,
             record_keys=self.keyring.record_token,
             watchers=self._watchers(audit, TwinKeeper(registry, keystore, self.stand_in)),

@@ -6,8 +6,8 @@ All of them are frozen. None holds a PIN, a passphrase or a private key, so each
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -195,7 +195,7 @@ class SignedAuthorization:
 
 
 def _new_request_id() -> str:
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def is_timeout(value: object) -> bool:

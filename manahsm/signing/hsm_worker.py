@@ -202,6 +202,7 @@ class HSMWorker:
 
     async def _settle(self, session: HostSession, request: Request, permit: Permit | None, call: Call) -> None:
         """Wait for the token, whose turn with a call it is, and say how it went."""
+        request.payload.begun = True
         with permit or nullcontext():
             try:
                 signature = await self._finish(session, call, request.payload)
@@ -256,6 +257,7 @@ class HSMWorker:
         """Leave requests that were not tried to another session, unless nobody waits for them any more."""
         for request in requests:
             if request.reply.held:
+                request.payload.begun = False
                 self._slot.mailbox.give_back_one(request, count_attempt=False)
 
     async def _recover(self, outcome: Outcome, host: HostProcess, generation: int) -> None:

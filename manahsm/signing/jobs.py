@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 from coincurve import PrivateKey
 
 from manahsm.ethereum.signatures import RecoverableSignature
@@ -11,7 +11,7 @@ from manahsm.requests import Backend
 __all__ = ["HSMJob", "Made", "SoftwareJob"]
 
 
-@frozen
+@define
 class HSMJob:
     """A digest for a key that some slot holds.
 
@@ -19,11 +19,13 @@ class HSMJob:
         public_key: 65 bytes; the worker's signature must recover to it.
         digest: the 32 bytes to sign.
         tries: how often it has failed on this slot.
+        begun: a session has come to it: until then it waits, in the slot's queue or behind another in a host.
     """
 
     public_key: bytes
     digest: bytes
     tries: int = 0
+    begun: bool = False
 
 
 @frozen

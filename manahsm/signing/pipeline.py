@@ -22,6 +22,7 @@ from manahsm.errors import (
     PolicyDenied,
     RateLimited,
     RoleDenied,
+    ServiceStopping,
 )
 from manahsm.ethereum.signatures import address_of, key_id_of, public_key_of
 from manahsm.keys.keystore import Keystore, UnlockedKey, required
@@ -130,15 +131,18 @@ class Signer:
         Returns:
             The result of each, in order, or why nothing was released.
         """
-        with self._gate.admit():
-            trails = [_Trail(request, self._clock.now()) for request in requests]
-            try:
-                return await self._sign_all(trails, private_key)
-            except BaseException:
-                for trail in trails:
-                    if not trail.ended:
-                        self._cancelled(trail)
-                raise
+        try:
+            with self._gate.admit():
+                trails = [_Trail(request, self._clock.now()) for request in requests]
+                try:
+                    return await self._sign_all(trails, private_key)
+                except BaseException:
+                    for trail in trails:
+                        if not trail.ended:
+                            self._cancelled(trail)
+                    raise
+        except ServiceStopping as refusal:
+            return [refusal] * len(requests)
 
     async def _sign_all(self, trails: Sequence[_Trail], private_key: bytes | None) -> list[Signed | ManaHSMError]:
         results: dict[int, Signed | ManaHSMError] = {}

@@ -245,7 +245,7 @@ class Router:
                 tries += 1
                 if may_try_again(failure.outcome, tries) and (slot.admits or (last and slot.may_be_waited_for)):
                     self.stats.retried += 1
-                    job = evolve(job, tries=tries)
+                    job = evolve(job, tries=tries, begun=False)
                     continue
                 error = refusal(failure, slot.name)
                 if not speaks_against_slot(failure.outcome):
@@ -261,12 +261,12 @@ class Router:
         sent = self._clock.now()
         until = patience.until(turn)
         seated_by = sent + slot.config.connection_pool.timeout
-        reply = _send(slot.mailbox, self._request(job, patience.deadline))
-        if len(slot.mailbox):
+        if not slot.mailbox.waiting_receivers:  # no session is free
             slot.press()
+        reply = _send(slot.mailbox, self._request(job, patience.deadline))
         resolved = await reply.resolved_by(min(until, seated_by))
         if not resolved and seated_by < until:
-            if not reply.held:
+            if not job.begun:
                 reply.abandon()
                 raise _no_session(slot)
             resolved = await reply.resolved_by(until)

@@ -304,7 +304,7 @@ class Slot:
     def take_pressure(self) -> bool:
         """Whether requests wait for a session; asked by the pool manager."""
         pressed, self._pressed = self._pressed, False
-        return pressed and len(self.mailbox) > 0
+        return pressed and (len(self.mailbox) > 0 or self.mailbox.held > self.pool.open)
 
     # ---- latch ----
 

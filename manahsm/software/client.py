@@ -17,7 +17,7 @@ from attrs import frozen
 
 from manahsm.processes.child import ChildProcess
 from manahsm.processes.frames import FrameReader, ProtocolError, encode
-from manahsm.software.messages import SignAll, SignedAll, read_replies
+from manahsm.software.messages import READY, SignAll, SignedAll, read_replies
 from supervisors import ChildContext, Clock
 
 __all__ = ["SoftwareHost", "SoftwareHostEnded"]
@@ -25,6 +25,7 @@ __all__ = ["SoftwareHost", "SoftwareHostEnded"]
 _HOST = "manahsm.software.host"
 _MOST = 64  # digests under way, four milliseconds of a processor: all of them may come back at once
 _PATIENCE = 1.0  # seconds for a chunk that takes a few milliseconds
+_START_PATIENCE = 30.0  # seconds
 _GRACE = 1.0  # seconds to end by itself once its pipe is closed
 _READ_SIZE = 1 << 18
 
@@ -54,10 +55,10 @@ class SoftwareHost:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._child: ChildProcess | None = None
+        self._child: ChildProcess | None = None  # once it has said that it serves
         self._chunks: deque[_Chunk] = deque()
         self._under_way = 0
-        self._numbers = itertools.count()
+        self._numbers = itertools.count(1)
         self._backlog = b""
         self._awaited = anyio.Event()
 
@@ -94,7 +95,7 @@ class SoftwareHost:
             raise SoftwareHostEnded(f"the software host can not be started: {error.strerror}") from error
         try:
             ctx.started()
-            self._child = child
+            self._expect_ready(child)
             await self._serve(child)
         finally:
             self._child = None
@@ -103,6 +104,15 @@ class SoftwareHost:
             for chunk in chunks:
                 chunk.lost()
             await child.end(_GRACE)
+
+    def _expect_ready(self, child: ChildProcess) -> None:
+        """Take the first frame as the answer to a chunk of nothing."""
+
+        def ready(_results: Results) -> None:
+            self._child = child
+
+        self._chunks.append(_Chunk(READY, 0, self._clock.now() + _START_PATIENCE, ready, lambda: None))
+        self._awaited.set()
 
     async def _serve(self, child: ChildProcess) -> None:
         ending: SoftwareHostEnded | None = None
@@ -133,7 +143,7 @@ class SoftwareHost:
                     await self._ready(child)
                 if late.cancelled_caught:
                     child.kill()
-                    raise SoftwareHostEnded(f"the software host did not answer within {_PATIENCE:g} s and was killed")
+                    raise SoftwareHostEnded("the software host did not answer in time and was killed")
                 self._write(child)
                 with suppress(BlockingIOError):
                     self._take(reader, os.read(child.replies, _READ_SIZE))

@@ -20,10 +20,11 @@ _READ_SIZE = 1 << 18
 def serve(command_pipe: int, reply_pipe: int) -> int:
     """Serve until the client ends the pipe; returns the exit status."""
     from manahsm.processes.frames import FrameWriter  # noqa: PLC0415 - only now may more be loaded
-    from manahsm.software.messages import SignedAll, read_commands  # noqa: PLC0415
+    from manahsm.software.messages import READY, SignedAll, read_commands  # noqa: PLC0415
     from manahsm.software.signing import sign_and_check  # noqa: PLC0415
 
     reader, write = read_commands(), FrameWriter(reply_pipe)
+    write(SignedAll(READY, []))
     while data := os.read(command_pipe, _READ_SIZE):
         for command in reader.feed(data):
             write(SignedAll(command.id, [sign_and_check(*item) for item in command.items]))

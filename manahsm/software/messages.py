@@ -10,7 +10,11 @@ import msgspec
 
 from manahsm.processes.frames import Confidential, FrameReader
 
-__all__ = ["SignAll", "SignedAll", "read_commands", "read_replies"]
+__all__ = ["READY", "SignAll", "SignedAll", "read_commands", "read_replies"]
+
+
+READY = 0
+"""Id of the first answer, to no question: the host serves."""
 
 
 class SignAll(Confidential, frozen=True):

@@ -77,9 +77,9 @@ async def test_a_request_that_finds_no_session_in_time_is_told_so_and_the_others
             tasks.start_soon(first)
             await eventually(lambda: slot.mailbox.held == 1)
             tasks.start_soon(refused, service, key)
-            await eventually(lambda: len(slot.mailbox) == 1)
+            await eventually(lambda: slot.mailbox.held == 2)  # the second waits behind the first
             clock.advance(5.0)
-            await eventually(lambda: len(slot.mailbox) == 0)
+            await eventually(lambda: slot.mailbox.held == 1)
             os.kill(pid, signal.SIGCONT)
 
     assert len(signed) == 1

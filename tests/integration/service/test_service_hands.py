@@ -88,7 +88,7 @@ async def test_what_was_behind_a_failed_call_is_signed_by_another_session_and_co
         await sign_at_once(service, 12, signed)
         window = service._slots[0].breaker.stats().window
     assert (len(signed), window.failures) == (12, 1)
-    assert p11fault.reused_after_failure() == 0
+    assert p11fault.reused_after_failure == 0
 
 
 async def test_each_call_has_the_timeout_of_the_device_for_itself(p11fault: FaultModule, tmp_path: Path) -> None:

@@ -97,7 +97,9 @@ def test_no_pkcs11_in_the_process_of_the_caller(module: str) -> None:
     assert {name for name in loaded if name.split(".")[0] == "pkcs11"} == set()
 
 
-def test_a_host_process_loads_nothing_of_the_service() -> None:
-    loaded = loaded_after("import manahsm.hsm.host")
-    assert {name for name in loaded if name.startswith("manahsm.") and not name.startswith("manahsm.hsm")} == set()
+@pytest.mark.parametrize("host", ["manahsm.hsm.host", "manahsm.software.host"])
+def test_a_host_process_loads_nothing_of_the_service(host: str) -> None:
+    loaded = loaded_after(f"import {host}")
+    ours = (host.rpartition(".")[0], "manahsm.processes")
+    assert {name for name in loaded if name.startswith("manahsm.") and not name.startswith(ours)} == set()
     assert loaded.isdisjoint({"anyio", "asyncio", "eth_account", "structlog", "supervisors", "trio"})

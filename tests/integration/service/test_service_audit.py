@@ -88,7 +88,7 @@ async def test_refusals_and_failures_have_their_records(softhsm_token: SoftHSMTo
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(lambda: service.sign_hash(digest_of(1), "v", request_id="cancelled"))
-                await eventually(lambda: len(service._slots[0].mailbox) == 1)
+                await eventually(lambda: service._slots[0].mailbox.held == 1)
                 scope.cancel()
         for pid in host_pids():
             os.kill(pid, signal.SIGCONT)  # or the end would wait for them

@@ -7,7 +7,7 @@ accepted is finished or refused within ``service.shutdown_grace``, hosts log out
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,7 @@ from supervisors import SYSTEM_CLOCK, ChildContext, Clock
 __all__ = ["Interface", "Service", "open_service"]
 
 _BATCH_AT_ONCE = 64  # more would keep the loop for long when all of them are prepared in one go
+_FEW = 8
 _CHUNK = 16  # of a batch for a software key: prepared in one go, in half a millisecond
 _CHUNKS_AT_ONCE = 6  # what the software host has under way, and those that are prepared meanwhile
 
@@ -137,28 +138,26 @@ class Service:
             One result or error for each transaction, in order; an error of one stops no other.
         """
         key, private_key = _name_and_secret(private_key_or_key)
-        requests = [SignRequest.transaction(tx, key, chain_id=chain_id, **options) for tx in txs]
-        if private_key is not None or self._signer.signs_in_software(key):
-            return await self._batch_in_software(requests, private_key)
+        given = list(txs)
+        most = self.config.service.queue_size
 
-        async def sign(request: SignRequest) -> SignedTransaction | ManaHSMError:
+        def request(tx: Any) -> SignRequest:
+            return SignRequest.transaction(tx, key, chain_id=chain_id, **options)
+
+        async def sign(tx: Any) -> SignedTransaction | ManaHSMError:
             try:
-                return _as(SignedTransaction, await self._signer.sign(request))
+                return _as(SignedTransaction, await self._signer.sign(request(tx)))
             except ManaHSMError as error:
                 return error
 
-        return await each(sign, requests, at_once=min(_BATCH_AT_ONCE, self.config.service.queue_size))
+        async def sign_chunk(start: int) -> list[Any]:
+            return await self._signer.sign_all([request(tx) for tx in given[start : start + _CHUNK]], private_key)
 
-    async def _batch_in_software(
-        self, requests: Sequence[SignRequest], private_key: bytes | None
-    ) -> list[SignedTransaction | ManaHSMError]:
-        chunks = [requests[start : start + _CHUNK] for start in range(0, len(requests), _CHUNK)]
-
-        async def sign(chunk: Sequence[SignRequest]) -> list[Any]:
-            return await self._signer.sign_all(chunk, private_key)
-
-        results = await each(sign, chunks, at_once=min(_CHUNKS_AT_ONCE, self.config.service.queue_size))
-        return [result for chunk in results for result in chunk]
+        if private_key is None and not self._signer.signs_in_software(key):
+            sessions = sum(slot.pool.size for slot in self._slots)
+            return await each(sign, given, at_once=min(max(_FEW, 4 * sessions), _BATCH_AT_ONCE, most))
+        chunks = await each(sign_chunk, range(0, len(given), _CHUNK), at_once=min(_CHUNKS_AT_ONCE, most))
+        return [result for chunk in chunks for result in chunk]
 
     async def sign_hash(
         self,

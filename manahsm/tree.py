@@ -6,7 +6,7 @@
     ├── timers                       keeps the deadlines of requests that wait
     ├── audit                        writes records through to the disk
     ├── registry                     writes use counters
-    ├── software hosts (one_for_one) a process that signs with software keys, beside the loop
+    ├── software hosts (one_for_one) a process that signs with software keys beside the loop, once it is wanted
     ├── software                     the software worker
     ├── slots (one_for_one)
     │   └── slot NAME (rest_for_one)

@@ -341,8 +341,8 @@ class KeystoreOptions:
     processes: int = option(
         Integer(0, 1),
         1,
-        "Processes that sign with software keys beside the event loop, where several requests wait. They are handed "
-        "private keys through a pipe and keep none. With 0, everything is signed in the loop.",
+        "Processes that sign with software keys beside the event loop, started when several requests wait for the "
+        "first time. They are handed private keys through a pipe and keep none. With 0, all is signed in the loop.",
     )
 
 

@@ -55,6 +55,8 @@ class SoftwareWorker:
             if elsewhere and size >= _WORTH_A_TRIP:
                 self._hand_over(requests)
             else:
+                if self._host is not None and size >= _WORTH_A_TRIP:
+                    self._host.want()
                 await self._sign_here(requests)
             await checkpoint()
 

@@ -2,6 +2,7 @@
 
 The one thing to know: it is a help and never a need. What it does not answer, because it is not there, has crashed or
 is slow, is handed back at once to be signed in the loop; so there is nothing to retry here and nobody to wait for it.
+Its process is started when it is wanted for the first time, so it costs nothing where few are signed at once.
 """
 
 from __future__ import annotations
@@ -61,11 +62,16 @@ class SoftwareHost:
         self._numbers = itertools.count(1)
         self._backlog = b""
         self._awaited = anyio.Event()
+        self._wanted = anyio.Event()
 
     @property
     def has_room(self) -> bool:
         """Whether it runs and takes another chunk now."""
         return self._child is not None and self._under_way < _MOST and not self._backlog
+
+    def want(self) -> None:
+        """Say that there is work for it; harmless when it runs."""
+        self._wanted.set()
 
     def sign(self, items: list[Item], *, answered: Callable[[Results], None], lost: Callable[[], None]) -> None:
         """Have digests signed. Call it only while :attr:`has_room`.
@@ -84,21 +90,23 @@ class SoftwareHost:
         self._awaited.set()
 
     async def run(self, ctx: ChildContext) -> None:
-        """Run one process until it ends or the task is cancelled.
+        """Wait until it is wanted, then run one process until it ends or the task is cancelled.
 
         Raises:
             SoftwareHostEnded: it ended by itself, or had to be ended.
         """
+        ctx.started()
+        await self._wanted.wait()
         try:
             child = ChildProcess(_HOST, {})
         except OSError as error:
             raise SoftwareHostEnded(f"the software host can not be started: {error.strerror}") from error
         try:
-            ctx.started()
             self._expect_ready(child)
             await self._serve(child)
         finally:
             self._child = None
+            self._wanted = anyio.Event()
             chunks, self._chunks = self._chunks, deque()
             self._under_way, self._backlog = 0, b""
             for chunk in chunks:

@@ -42,6 +42,7 @@ def signed_of(batch: list[Any]) -> list[bytes]:
 async def host_ready(service: manahsm.Service) -> None:
     host = service._parts.software_host
     assert host is not None
+    host.want()
     await eventually(lambda: host.has_room)
 
 
@@ -73,6 +74,14 @@ async def test_a_batch_without_a_process_for_it_is_signed_in_the_loop(tmp_path: 
     assert [signed.raw_transaction for signed in batch if isinstance(signed, manahsm.SignedTransaction)] == expected(
         txs
     )
+
+
+async def test_the_first_batch_starts_the_process_that_the_next_is_signed_in(tmp_path: Path) -> None:
+    async with manahsm.open_service(software_config(tmp_path)) as service:
+        await service.import_key(A_PRIVATE_KEY, "soft", "transaction_signer", "software")
+        assert software_hosts() == []
+        await service.batch_sign_transactions(numbered(20), "soft")
+        await eventually(software_hosts)
 
 
 async def test_an_error_of_one_stops_no_other_and_stands_in_its_place(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 from coincurve import PrivateKey
-from services import A_PRIVATE_KEY, digest_of, eventually
+from services import A_PRIVATE_KEY, children_of, digest_of, eventually
 
 from manahsm.ethereum.signatures import RecoverableSignature, public_key_of, sign, verify
 from manahsm.processes.frames import encode
@@ -45,6 +45,7 @@ async def running(host: SoftwareHost) -> AsyncIterator[list[SoftwareHostEnded]]:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
+        host.want()
         await eventually(lambda: host.has_room)
         yield ended
         tasks.cancel_scope.cancel()
@@ -152,6 +153,18 @@ async def test_it_ends_with_its_task_and_leaves_no_process() -> None:
     async with running(host):
         pid = pid_of(host)
     assert not Path(f"/proc/{pid}").exists()
+
+
+async def test_no_process_is_started_before_it_is_wanted() -> None:
+    host = SoftwareHost(SYSTEM_CLOCK)
+    before = children_of(os.getpid())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(host.run, ChildContext("host"))
+        await settle()
+        assert children_of(os.getpid()) == before
+        host.want()
+        await eventually(lambda: host.has_room)
+        tasks.cancel_scope.cancel()
 
 
 async def test_its_memory_can_not_be_read_by_others_and_its_messages_hide_keys() -> None:

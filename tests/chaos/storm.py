@@ -107,6 +107,7 @@ class _Storm:
         async with manahsm.open_service(arena.config()) as service:
             service._parts.hub.subscribe(watch)
             await service.filled()
+            await self._start_software_host(service)
             before, after, conductor = await self._blow(service)
         await self._check_end(descriptors, tasks)
         logins, starts = self._calls("C_Login") - logins_before, self._calls("C_Initialize") - starts_before
@@ -214,6 +215,14 @@ class _Storm:
             self._violated(
                 "it comes back by itself", f"the key for {sort.value!r} has not gone back to its slot: {last}"
             )
+
+    async def _start_software_host(self, service: manahsm.Service) -> None:
+        """It would be started by the first callers, and its pipes would be descriptors too many."""
+        host = service._parts.software_host
+        if host is not None:
+            host.want()
+            if not await comes_true(lambda: host.has_room, within=_COMES_BACK_WITHIN):
+                self._violated("it comes back by itself", "the software host was not started")
 
     async def _check_end(self, descriptors: set[str], tasks: int) -> None:
         """The service is closed: nothing of it is left."""

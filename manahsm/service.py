@@ -137,12 +137,17 @@ class Service:
         Returns:
             One result or error for each transaction, in order; an error of one stops no other.
         """
-        key, private_key = _name_and_secret(private_key_or_key)
         given = list(txs)
         most = self.config.service.queue_size
 
         def request(tx: Any) -> SignRequest:
             return SignRequest.transaction(tx, key, chain_id=chain_id, **options)
+
+        try:
+            key, private_key = _name_and_secret(private_key_or_key)
+            request(None)  # what is wrong with the options is wrong for each
+        except InvalidRequest as error:
+            return [error for _ in given]
 
         async def sign(tx: Any) -> SignedTransaction | ManaHSMError:
             try:

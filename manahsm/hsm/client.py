@@ -333,19 +333,17 @@ class HostSession:
     async def sign(
         self, items: Sequence[tuple[bytes, bytes]], *, timeout: float | None = None
     ) -> list[bytes | HSMFailure]:
-        """Sign digests, in order: :meth:`begin`, and then :meth:`finish`."""
-        return await self.finish(self.begin(items, timeout=timeout))
-
-    def begin(self, items: Sequence[tuple[bytes, bytes]], *, timeout: float | None = None) -> Call:
-        """Send digests to the host, which signs them after those that were sent before; :meth:`finish` the call.
+        """Sign digests, in order, in one call.
 
         Args:
             items: pairs of a 65-byte public key and a 32-byte digest, at most ``MAX_ITEMS`` (4096).
-            timeout: seconds that the host may take for all of them together, see :class:`HostProcess`, and for those
-                that it still has.
+            timeout: seconds that the host may take for all of them together, see :class:`HostProcess`.
+
+        Returns:
+            See :meth:`finish`.
 
         Raises:
-            HSMFailure: nothing was sent: the session is not usable, or the host does not keep up.
+            HSMFailure: nothing is known of any item: the session is not usable, or the host ended meanwhile.
         """
         if not self.usable:
             raise self._refusal()
@@ -354,7 +352,7 @@ class HostSession:
             raise HSMFailure(outcome_named("REQUEST_TOO_LARGE", "sign"), detail)
         call = self._link.begin("sign", self._host.settings.call_timeout if timeout is None else timeout)
         self._link.send(call, Sign(call.id, self.id, self._host_generation, items))
-        return call
+        return await self.finish(call)
 
     def begin_each(self, items: Sequence[tuple[bytes, bytes]]) -> list[Call]:
         """Send digests as calls of their own, each answered as soon as it is signed; in one write.
@@ -363,7 +361,7 @@ class HostSession:
         with :meth:`its_turn` when they have.
 
         Args:
-            items: as for :meth:`begin`, a few.
+            items: as for :meth:`sign`, a few.
 
         Raises:
             HSMFailure: nothing was sent: the session is not usable, or the host does not keep up.
@@ -385,7 +383,7 @@ class HostSession:
         self._link.due_in(call, self._host.settings.call_timeout)
 
     async def finish(self, call: Call) -> list[bytes | HSMFailure]:
-        """Wait for the signatures of a call.
+        """Wait for the signatures of a call that :meth:`begin_each` has sent.
 
         Returns:
             For each item 64 bytes ``r || s``, not verified and perhaps with a high s, or the failure of that item.

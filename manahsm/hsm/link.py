@@ -115,10 +115,10 @@ class HostLink:
             raise self._not_sent(calls, "HOST_BUSY", f"host {self._name} does not keep up")
         self._write(frames)
 
-    def _not_sent(self, calls: Iterable[Call], outcome: str, detail: str) -> HSMFailure:
+    def _not_sent(self, calls: Sequence[Call], outcome: str, detail: str) -> HSMFailure:
         for call in calls:
             self._calls.take(call.id)
-        return HSMFailure(outcome_named(outcome, "send"), detail)
+        return HSMFailure(outcome_named(outcome, calls[0].name), detail)
 
     def _write(self, frame: bytes) -> None:
         written = 0

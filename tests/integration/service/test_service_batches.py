@@ -96,6 +96,18 @@ async def test_an_error_of_one_stops_no_other_and_stands_in_its_place(tmp_path: 
     assert (wrong, len(nonces)) == ([0, 17, 39], 37)
 
 
+@pytest.mark.parametrize(
+    ("key", "options"),
+    [("soft", {"timeout": -1}), (A_PRIVATE_KEY, {"timeout": -1}), (bytes(32), {}), ("nobody", {"timeout": -1})],
+    ids=["timeout", "timeout of a raw key", "no private key", "timeout of no key"],
+)
+async def test_what_is_wrong_with_all_of_a_batch_is_the_error_of_each(tmp_path: Path, key: Any, options: Any) -> None:
+    async with manahsm.open_service(software_config(tmp_path)) as service:
+        await service.import_key(A_PRIVATE_KEY, "soft", "transaction_signer", "software")
+        batch = await service.batch_sign_transactions(numbered(20), key, **options)
+    assert [type(result) for result in batch] == [manahsm.InvalidRequest] * 20
+
+
 async def test_each_transaction_of_a_batch_has_its_own_record(tmp_path: Path) -> None:
     txs = numbered(40)
     txs[3]["gas"] = -1

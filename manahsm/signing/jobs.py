@@ -5,10 +5,11 @@ from __future__ import annotations
 from attrs import define, field, frozen
 from coincurve import PrivateKey
 
+from manahsm.errors import ManaHSMError
 from manahsm.ethereum.signatures import RecoverableSignature
 from manahsm.requests import Backend
 
-__all__ = ["HSMJob", "Made", "SoftwareJob"]
+__all__ = ["HSMJob", "Made", "SoftwareJob", "made_or_raised"]
 
 
 @define
@@ -52,3 +53,10 @@ class Made:
     backend: Backend
     slot: str | None
     diverted: bool = False
+
+
+def made_or_raised(answer: Made | ManaHSMError) -> Made:
+    """Return what was made, or raise why nothing was."""
+    if isinstance(answer, ManaHSMError):
+        raise answer
+    return answer

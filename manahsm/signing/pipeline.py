@@ -30,7 +30,7 @@ from manahsm.keys.registry import KeyRegistry
 from manahsm.keys.roles import check_may_sign, software_allowed
 from manahsm.requests import Backend, KeyInfo, Operation, SignedTransaction, SignRequest
 from manahsm.signing.gate import Gate
-from manahsm.signing.jobs import Made, SoftwareJob
+from manahsm.signing.jobs import Made, SoftwareJob, made_or_raised
 from manahsm.signing.limits import RateLimit
 from manahsm.signing.observed import CANCELLED, SIGNED, Observer, SignEnded
 from manahsm.signing.payloads import Prepared, Signed, prepare_off_loop
@@ -166,7 +166,7 @@ class Signer:
                 made = [error] * len(jobs)
         for (number, trail), one in zip(admitted, made, strict=True):
             try:
-                results[number] = await self._release(trail, _or_raise(one))
+                results[number] = await self._release(trail, made_or_raised(one))
             except ManaHSMError as error:
                 results[number] = await self._failed(trail, error)
         return [results[number] for number in range(len(trails))]
@@ -277,7 +277,7 @@ class Signer:
         if subject.info is not None and subject.info.backend is Backend.HSM:
             return await self._router.sign_on_token(subject.info, digest, deadline, lambda: self._job(subject, digest))
         (made,) = await self._router.sign_in_software((await self._job(subject, digest),), deadline)
-        return _or_raise(made)
+        return made_or_raised(made)
 
     async def _job(self, subject: _Subject, digest: bytes) -> SoftwareJob:
         unlocked = subject.unlocked or await self._unlock(subject)
@@ -290,12 +290,6 @@ class Signer:
                 "(security_policy.require_hsm_for_roles)"
             )
         return await required(self._keystore).unlock(subject.key_id)
-
-
-def _or_raise(made: Made | ManaHSMError) -> Made:
-    if isinstance(made, ManaHSMError):
-        raise made
-    return made
 
 
 def _record(

@@ -190,10 +190,9 @@ class SessionPool:
     def detach(self, host: HostProcess) -> None:
         """Take no more sessions from ``host``; those that are out are released as broken ones."""
         self._rooms.pop(host, None)
-        for lease in self._leases.values():
+        for session, lease in self._leases.items():
             if lease.host is host:
-                for scope in lease.attached:
-                    scope.cancel()
+                self.call_off(session)
         self._changes.notify()
 
     def open_carefully(self) -> None:

@@ -25,7 +25,7 @@ from manahsm.errors import (
 from manahsm.hsm.failures import HSMFailure
 from manahsm.requests import KeyInfo
 from manahsm.signing.decisions import may_try_again, refusal, speaks_against_slot
-from manahsm.signing.jobs import HSMJob, Made, SoftwareJob
+from manahsm.signing.jobs import HSMJob, Made, SoftwareJob, made_or_raised
 from manahsm.signing.slot import Slot, SlotPhase
 from manahsm.signing.stand_in import StandIn
 from supervisors import Clock, DeadlinePassed, Mailbox, MailboxClosed, MailboxFull, Poisoned, Reply, Request, Timers
@@ -173,9 +173,8 @@ class Router:
         because = self._stand_in.refusal(key, routes.holding)
         if because is None:
             self._stand_in.spend(routes.holding)
-            (made,) = await self.sign_in_software((await unlock(),), deadline)
-            if isinstance(made, SignatureMismatch):
-                raise made
+            (answer,) = await self.sign_in_software((await unlock(),), deadline)
+            made = made_or_raised(answer)
             self.stats.stand_in += 1
             return evolve(made, diverted=True)
         starting = (slot for slot in routes.holding if slot.may_be_waited_for)

@@ -62,7 +62,7 @@ from supervisors.events import (
 )
 from supervisors.exits import Crashed, Exit, Returned, Stopped, Wedged, cause_of, is_abnormal
 from supervisors.intensity import Intensity
-from supervisors.mailbox import Mailbox, MailboxStats
+from supervisors.mailbox import Mailbox, MailboxStats, Receiver
 from supervisors.permits import BreakerStats, Permit, Refusal
 from supervisors.reply import Reply, ReplyState, Request
 from supervisors.roster import ChildState, ChildStatus
@@ -111,6 +111,7 @@ __all__ = [
     "Permit",
     "PermitSpent",
     "Poisoned",
+    "Receiver",
     "Refusal",
     "Reply",
     "ReplyState",

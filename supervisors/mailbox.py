@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -28,8 +29,9 @@ from supervisors.arrivals import Custody, Line
 from supervisors.clock import SYSTEM_CLOCK, Clock
 from supervisors.errors import DeadlinePassed, MailboxClosed, MailboxFull, Poisoned
 from supervisors.reply import Reply, Request
+from supervisors.wakeup import new_wakeup
 
-__all__ = ["Mailbox", "MailboxStats"]
+__all__ = ["Mailbox", "MailboxStats", "Receiver"]
 
 
 @frozen(kw_only=True)
@@ -66,13 +68,32 @@ class MailboxStats:
 
 
 @define(eq=False)
-class _Receiver:
-    """A receiver that waits: ``request`` is what it was handed, if it was."""
+class Receiver:
+    """A place in line, from :meth:`Mailbox.line_up`. It is served once."""
 
     holder: str
-    wake: anyio.Event
-    request: Request | None = None
-    handout: int = 0
+    take: Callable[[Request], object]
+    closed: Callable[[], object]
+
+
+class _Handed:
+    """What a task that waits in line was handed, if it was."""
+
+    __slots__ = ("handout", "request", "wakeup")
+
+    def __init__(self) -> None:
+        self.wakeup = new_wakeup()
+        self.request: Request | None = None
+        self.handout = 0
+
+    def take(self, request: Request) -> None:
+        self.request = request
+        self.handout = request.reply._handout
+        self.wakeup.set()
+
+
+def _nothing() -> None:
+    """What those without a task do when a mailbox is closed."""
 
 
 class Mailbox:
@@ -100,8 +121,8 @@ class Mailbox:
         self._clock = clock
         self._line = Line()
         self._custody = Custody()
-        self._receivers: deque[_Receiver] = deque()
-        self._reserve: deque[_Receiver] = deque()  # served only where nobody else waits
+        self._receivers: deque[Receiver] = deque()
+        self._reserve: deque[Receiver] = deque()  # served only where nobody else waits
         self._arrivals = 0
         self._closed: Callable[[], Exception] | None = None
         self._sealed = False
@@ -182,7 +203,7 @@ class Mailbox:
         if receivers:
             receiver = receivers.popleft()
             self._custody.take(request, receiver.holder)
-            self._hand_over(receiver, request)
+            receiver.take(request)
         else:
             self._line.put(request)
         return reply
@@ -201,14 +222,10 @@ class Mailbox:
 
     # ---- receiving ----
 
-    async def receive(self, holder: str, *, reserve: bool = False) -> Request:
+    async def receive(self, holder: str) -> Request:
         """Wait for a request that somebody still waits for; it is then in custody of ``holder``.
 
         Receivers are served in the order in which they came. A receiver that is cancelled loses nothing.
-
-        Args:
-            holder: who receives.
-            reserve: be served only while no other receiver waits: for one that has something in hand already.
 
         Raises:
             MailboxClosed: the mailbox is closed.
@@ -218,20 +235,22 @@ class Mailbox:
             # worker that never waits elsewhere can not starve the loop.
             await checkpoint()
         request = self.receive_nowait(holder)
-        line = self._reserve if reserve else self._receivers
-        line_up = line.append
+        line_up = self._receivers.append
         while request is None:
             if self._closed is not None:
                 raise MailboxClosed(f"mailbox {self.name!r} is closed")
-            receiver = _Receiver(holder, anyio.Event())
+            handed = _Handed()
+            receiver = Receiver(holder, handed.take, handed.wakeup.set)
             line_up(receiver)
             try:
-                await receiver.wake.wait()
+                await handed.wakeup.wait()
             except BaseException:
-                self._leave_line(receiver)
+                self.leave(receiver)
+                if (request := self._still_held(handed)) is not None:  # in the same moment: it goes to the next
+                    self.give_back_one(request, count_attempt=False)
                 raise
-            request = self._handed_to(receiver) or self.receive_nowait(holder)
-            line_up = line.appendleft  # what it was handed has ended meanwhile: its turn is still its own
+            request = self._still_held(handed) or self.receive_nowait(holder)
+            line_up = self._receivers.appendleft  # what it was handed has ended meanwhile: its turn is still its own
         return request
 
     def receive_nowait(self, holder: str) -> Request | None:
@@ -242,6 +261,30 @@ class Mailbox:
                 self._custody.take(request, holder)
                 return request
         return None
+
+    def line_up(self, holder: str, take: Callable[[Request], object], *, reserve: bool = False) -> Receiver:
+        """Have ``take`` called with the next request, once, in the moment in which it is sent or comes back.
+
+        For a receiver without a task. It waits as those do that :meth:`receive`, behind those who came before;
+        whether something is queued already it asks :meth:`receive_nowait` before. A mailbox that is closed forgets it.
+
+        Args:
+            holder: in whose custody the request then is.
+            take: must not raise; it runs in the sender's task, and the sender waits for it.
+            reserve: be served only while no other receiver waits: for one that has something in hand already.
+
+        Returns:
+            The place in line, for :meth:`leave`.
+        """
+        receiver = Receiver(holder, take, _nothing)
+        (self._reserve if reserve else self._receivers).append(receiver)
+        return receiver
+
+    def leave(self, receiver: Receiver) -> None:
+        """Give a place in line up; harmless when it was served."""
+        for line in (self._receivers, self._reserve):
+            with suppress(ValueError):
+                line.remove(receiver)
 
     # ---- custody ----
 
@@ -343,7 +386,7 @@ class Mailbox:
                 failed += request.reply.fail(self._closed())
         for line in (self._receivers, self._reserve):
             while line:
-                line.popleft().wake.set()
+                line.popleft().closed()
         self._check_drained()
         return failed
 
@@ -402,31 +445,14 @@ class Mailbox:
             if request is None:
                 return
             receivers.popleft()
-            self._hand_over(receiver, request)
+            receiver.take(request)
 
-    @staticmethod
-    def _hand_over(receiver: _Receiver, request: Request) -> None:
-        receiver.request = request
-        receiver.handout = request.reply._handout
-        receiver.wake.set()
-
-    def _handed_to(self, receiver: _Receiver) -> Request | None:
+    def _still_held(self, handed: _Handed) -> Request | None:
         """Return what a receiver was handed, if it is still its own and still wanted."""
-        request = receiver.request
-        if request is None or request.reply._custodian is not self or request.reply._handout != receiver.handout:
+        request = handed.request
+        if request is None or request.reply._custodian is not self or request.reply._handout != handed.handout:
             return None
         return None if self._expire(request) else request
-
-    def _leave_line(self, receiver: _Receiver) -> None:
-        """Let a cancelled receiver go; what it was handed in the same moment goes to the next."""
-        if receiver.request is None:
-            for line in (self._receivers, self._reserve):
-                if receiver in line:
-                    line.remove(receiver)
-            return
-        request = self._handed_to(receiver)
-        if request is not None:
-            self.give_back_one(request, count_attempt=False)
 
     def _check_drained(self) -> None:
         if self._drained is not None and not self._line and not self._custody:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-import anyio
-
 from supervisors.clock import SYSTEM_CLOCK, Clock
 from supervisors.errors import Abandoned, DeadlinePassed
 from supervisors.timers import Timers
+from supervisors.wakeup import Wakeup, new_wakeup
 
 if TYPE_CHECKING:
     from supervisors.mailbox import Mailbox
@@ -39,12 +38,12 @@ class Reply:
         "_custodian",
         "_deadline",
         "_error",
-        "_event",
         "_handout",
         "_holder",
         "_state",
         "_timers",
         "_value",
+        "_wakeup",
     )
 
     def __init__(
@@ -53,7 +52,7 @@ class Reply:
         self._state = ReplyState.PENDING
         self._value: Any = None
         self._error: BaseException | None = None
-        self._event: anyio.Event | None = None
+        self._wakeup: Wakeup | None = None
         self._deadline = deadline
         self._clock = clock
         self._timers = timers
@@ -109,8 +108,8 @@ class Reply:
         custodian, self._custodian = self._custodian, None
         if custodian is not None:
             custodian._settled(self)  # noqa: SLF001 - mailbox and reply are two halves of one thing
-        if self._event is not None:
-            self._event.set()
+        if self._wakeup is not None:
+            self._wakeup.set()
 
     @property
     def held(self) -> bool:
@@ -145,32 +144,32 @@ class Reply:
             RuntimeError: somebody else is waiting already.
         """
         if self._state is ReplyState.PENDING:
-            if self._event is not None:
+            if self._wakeup is not None:
                 raise RuntimeError("two tasks wait for the same reply")
             deadline = self._deadline
             until = deadline if when is None or (deadline is not None and deadline <= when) else when
-            self._event = anyio.Event()
+            self._wakeup = new_wakeup()
             try:
-                await self._wait(self._event, until)
+                await self._wait(self._wakeup, until)
             except BaseException:
                 self.abandon()
                 raise
             finally:
-                self._event = None
+                self._wakeup = None
             if until == deadline:
                 self.fail(DeadlinePassed("the deadline passed before there was an answer"))
         return self.done
 
-    async def _wait(self, event: anyio.Event, until: float | None) -> None:
+    async def _wait(self, wakeup: Wakeup, until: float | None) -> None:
         if until is None:
-            await event.wait()
+            await wakeup.wait()
         elif self._timers is None:
             with self._clock.move_on_at(until):
-                await event.wait()
+                await wakeup.wait()
         else:
-            timer = self._timers.call_at(until, event.set)
+            timer = self._timers.call_at(until, wakeup.set)
             try:
-                await event.wait()
+                await wakeup.wait()
             finally:
                 timer.cancel()
 

@@ -11,17 +11,16 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import anyio
-
 from manahsm.hsm.failures import HSMFailure
+from supervisors.wakeup import new_wakeup
 
 __all__ = ["Call", "CallTable"]
 
 
 class Call:
-    """One question to a host; await :meth:`wait` for the answer."""
+    """One question to a host: await :meth:`wait` for the answer, or have :meth:`then` call back when it is there."""
 
-    __slots__ = ("_answered", "_error", "_reply", "abandoned", "deadline", "id", "name", "pages")
+    __slots__ = ("_error", "_reply", "_then", "abandoned", "deadline", "ended", "id", "name", "pages")
 
     def __init__(self, call_id: int, name: str, deadline: float) -> None:
         self.id = call_id
@@ -29,39 +28,47 @@ class Call:
         self.deadline = deadline
         self.pages: list[Any] = []
         self.abandoned = False
-        self._answered = anyio.Event()
+        self.ended = False
+        """Whether it has its reply, or failed."""
+        self._then: Callable[[], object] | None = None
         self._reply: Any = None
         self._error: HSMFailure | None = None
 
-    @property
-    def ended(self) -> bool:
-        """Whether it has its reply, or failed."""
-        return self._answered.is_set()
-
-    async def over(self) -> None:
-        """Wait until it has ended; for those who wait for their turn after it."""
-        await self._answered.wait()
+    def then(self, callback: Callable[[], object] | None) -> None:
+        """Say what to call, once, when it has ended; ``None``: nothing any more. Not for one that has ended."""
+        self._then = callback
 
     async def wait(self) -> Any:
         """Return the reply, or raise the failure that ended the call."""
-        try:
-            await self._answered.wait()
-        except BaseException:
-            self.abandoned = True
-            raise
+        if not self.ended:
+            wakeup = new_wakeup()
+            self._then = wakeup.set
+            try:
+                await wakeup.wait()
+            except BaseException:
+                self.abandoned = True
+                raise
+        return self.result()
+
+    def result(self) -> Any:
+        """Return the reply, or raise the failure that ended the call; only when it has ended."""
         if self._error is not None:
             raise self._error
         return self._reply
 
     def answer(self, reply: Any) -> None:
         """End it with a reply."""
-        self._reply = reply
-        self._answered.set()
+        self._end(reply, None)
 
     def fail(self, error: HSMFailure) -> None:
         """End it with a failure."""
-        self._error = error
-        self._answered.set()
+        self._end(None, error)
+
+    def _end(self, reply: Any, error: HSMFailure | None) -> None:
+        self._reply, self._error, self.ended = reply, error, True
+        then, self._then = self._then, None
+        if then is not None:
+            then()
 
 
 class CallTable:

@@ -323,7 +323,6 @@ class HostSession:
         self._link = link
         self._host_generation = host_generation
         self._discarded = False
-        self._begun: list[Call] = []
 
     @property
     def usable(self) -> bool:
@@ -340,7 +339,7 @@ class HostSession:
             timeout: seconds that the host may take for all of them together, see :class:`HostProcess`.
 
         Returns:
-            See :meth:`finish`.
+            See :meth:`signed`.
 
         Raises:
             HSMFailure: nothing is known of any item: the session is not usable, or the host ended meanwhile.
@@ -352,16 +351,19 @@ class HostSession:
             raise HSMFailure(outcome_named("REQUEST_TOO_LARGE", "sign"), detail)
         call = self._link.begin("sign", self._host.settings.call_timeout if timeout is None else timeout)
         self._link.send(call, Sign(call.id, self.id, self._host_generation, items))
-        return await self.finish(call)
+        await call.wait()
+        return self.signed(call)
 
-    def begin_each(self, items: Sequence[tuple[bytes, bytes]]) -> list[Call]:
+    def begin_each(self, items: Sequence[tuple[bytes, bytes]], *, behind: int = 0) -> list[Call]:
         """Send digests as calls of their own, each answered as soon as it is signed; in one write.
 
-        Each has the device's timeout for itself and for each of those that were sent before it and have not ended: say
-        with :meth:`its_turn` when they have.
+        Each has the device's timeout for itself and for each of those that it waits behind: say with :meth:`its_turn`
+        when they have ended.
 
         Args:
             items: as for :meth:`sign`, a few.
+            behind: calls on this session that have not ended. Digests that wait anyway are written a moment later,
+                together with those of other sessions.
 
         Raises:
             HSMFailure: nothing was sent: the session is not usable, or the host does not keep up.
@@ -369,21 +371,19 @@ class HostSession:
         if not self.usable:
             raise self._refusal()
         timeout = self._host.settings.call_timeout
-        self._begun = [call for call in self._begun if not call.ended]
-        calls = [self._link.begin("sign", timeout * (len(self._begun) + number)) for number in range(1, len(items) + 1)]
+        calls = [self._link.begin("sign", timeout * (behind + number)) for number in range(1, len(items) + 1)]
         commands = (
             Sign(call.id, self.id, self._host_generation, (item,)) for call, item in zip(calls, items, strict=True)
         )
-        self._link.send_all(calls, commands)
-        self._begun += calls
+        self._link.send_all(calls, commands, at_once=not behind)
         return calls
 
     def its_turn(self, call: Call) -> None:
         """All that was sent before ``call`` has ended: from now on it has the device's timeout for itself."""
         self._link.due_in(call, self._host.settings.call_timeout)
 
-    async def finish(self, call: Call) -> list[bytes | HSMFailure]:
-        """Wait for the signatures of a call that :meth:`begin_each` has sent.
+    def signed(self, call: Call) -> list[bytes | HSMFailure]:
+        """Return what a call for signatures has come to, once it has ended.
 
         Returns:
             For each item 64 bytes ``r || s``, not verified and perhaps with a high s, or the failure of that item.
@@ -392,8 +392,7 @@ class HostSession:
         Raises:
             HSMFailure: nothing is known of any item: the host ended meanwhile.
         """
-        reply = await call.wait()
-        return [result if type(result) is bytes else self._failed(result) for result in reply.results]
+        return [result if type(result) is bytes else self._failed(result) for result in call.result().results]
 
     async def close(self, *, timeout: float | None = None) -> None:
         """Close it once it has signed what it was asked to; the others stay logged in. Harmless when it is gone."""

@@ -101,8 +101,14 @@ class HostLink:
         """
         self.send_all((call,), (command,))
 
-    def send_all(self, calls: Sequence[Call], commands: Iterable[Command]) -> None:
+    def send_all(self, calls: Sequence[Call], commands: Iterable[Command], *, at_once: bool = True) -> None:
         """Send the commands of some calls in one write.
+
+        Args:
+            calls: what :meth:`begin` returned.
+            commands: one for each of them.
+            at_once: otherwise in the loop's next turn, with all that others send until then: the write and the
+                wake-up of the host are a tenth of what a signature costs this process.
 
         Raises:
             HSMFailure: as :meth:`send`, of all of them.
@@ -113,22 +119,30 @@ class HostLink:
             raise self._not_sent(calls, "REQUEST_TOO_LARGE", str(error)) from None
         if len(self._backlog) + len(frames) > _MAX_BACKLOG:
             raise self._not_sent(calls, "HOST_BUSY", f"host {self._name} does not keep up")
-        self._write(frames)
+        self._write(frames, at_once=at_once)
 
     def _not_sent(self, calls: Sequence[Call], outcome: str, detail: str) -> HSMFailure:
         for call in calls:
             self._calls.take(call.id)
         return HSMFailure(outcome_named(outcome, calls[0].name), detail)
 
-    def _write(self, frame: bytes) -> None:
-        written = 0
-        if not self._backlog:
+    def _write(self, frames: bytes, *, at_once: bool = True) -> None:
+        self._backlog += frames
+        if at_once:
             # The pipe is full, or the host is dying: then its exit ends the calls.
             with suppress(OSError):
-                written = os.write(self._child.commands, frame)
-        if written < len(frame):
-            self._backlog += memoryview(frame)[written:]
+                self._write_backlog()
+        if self._backlog:
             self._backlogged.set()
+
+    def _write_backlog(self) -> None:
+        """Write what the pipe takes.
+
+        Raises:
+            BlockingIOError: it takes nothing now.
+            OSError: the host is dying.
+        """
+        del self._backlog[: os.write(self._child.commands, self._backlog)]
 
     # ---- ending ----
 
@@ -253,13 +267,13 @@ class HostLink:
             await self._backlogged.wait()
             self._backlogged = anyio.Event()
             while self._backlog:
-                await anyio.wait_writable(self._child.commands)
                 try:
-                    written = os.write(self._child.commands, self._backlog)
+                    self._write_backlog()
+                except BlockingIOError:
+                    await anyio.wait_writable(self._child.commands)
                 except OSError:
                     # It is dying: its exit ends the calls.
                     return
-                del self._backlog[:written]
 
 
 def outcome_from(failure: Failure) -> Outcome:

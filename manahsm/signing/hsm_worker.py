@@ -1,32 +1,23 @@
-"""An HSM signer worker: one session, one digest after the other, and the next one waiting in its host.
+"""An HSM signer worker: opens one session after the other, and puts right what failures there ask for.
 
-The one thing to know: a signature leaves only after it has recovered to the key it was asked of. Of a call that failed
-the worker says what the failure means for the slot; what becomes of the request is for the router to decide, who is
-told at once. What a worker that crashes has in hand goes back into the slot's mailbox.
+The one thing to know: signatures do not pass through this task. They go through the session's
+:class:`~manahsm.signing.conveyor.Conveyor`, which wakes the worker where something takes time: a new login, the end of
+a host, a pause. What a worker that crashes has in custody goes back into the slot's mailbox.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from contextlib import nullcontext
 
-import anyio
-
-from manahsm.errors import SignatureMismatch
-from manahsm.ethereum.signatures import RecoverableSignature, complete
-from manahsm.hsm.calls import Call
 from manahsm.hsm.client import HostProcess, HostSession
 from manahsm.hsm.failures import HSMFailure
-from manahsm.hsm.outcomes import Action, Outcome, outcome_named
+from manahsm.hsm.outcomes import Action, Outcome
 from manahsm.logs import get_logger
-from manahsm.requests import Backend
-from manahsm.signing.decisions import never_tried, share_of
-from manahsm.signing.jobs import HSMJob, Made
+from manahsm.signing.conveyor import Conveyor
 from manahsm.signing.observed import HOST_GONE
 from manahsm.signing.pool import OpenFailed
 from manahsm.signing.slot import Slot
-from supervisors import Backoff, BreakerState, ChildContext, Permit, Request
+from supervisors import Backoff, ChildContext
 
 __all__ = ["HSMWorker"]
 
@@ -34,8 +25,6 @@ _log = get_logger("manahsm.worker")
 
 _CLOSE_TIMEOUT = 2.0  # seconds; a host that does not answer is killed by its own deadline anyway
 _OPEN_BACKOFF = Backoff(initial=0.02, factor=2.0, maximum=1.0, jitter=0.2)
-_HANDS = 2  # of a session: while the token has what one sent, what the other sent waits in the host already
-_ADMITS_ALL = frozenset({BreakerState.CLOSED, BreakerState.FORCED_CLOSED})
 _REST = 0.1  # seconds, after the token said that something is exhausted
 _JITTER = random.Random()  # noqa: S311 - jitter is no secret
 
@@ -51,10 +40,6 @@ class HSMWorker:
     def __init__(self, slot: Slot, *, overflow: bool = False) -> None:
         self._slot = slot
         self._overflow = overflow
-        self._broken: str | None = None  # why the session in hand may not be used any more
-        self._sent: Call | None = None  # what was sent last on this session
-        self._signing = 0  # hands that have requests
-        self._first_waits = False  # a hand waits as one with a free session
 
     async def run(self, ctx: ChildContext) -> None:
         """Sign on one session after the other until cancelled; an overflow worker, on one until it is idle.
@@ -67,20 +52,20 @@ class HSMWorker:
             ctx.started()
         while True:
             session = await self._open(ctx)
-            self._broken = self._sent = None
+            conveyor = Conveyor(slot, session, ctx.name)
             try:
                 if self._overflow:
                     ctx.started()
-                await self._serve(ctx, session)
+                conveyor.start()
+                await self._attend(ctx, session, conveyor)
             finally:
-                reason = self._broken or (None if session.usable else HOST_GONE)
+                conveyor.close()
+                reason = conveyor.broken or (None if session.usable else HOST_GONE)
                 with ctx.clock.move_on_after(_CLOSE_TIMEOUT, shield=True):
                     await slot.pool.release(session, reason)
                 slot.session_ended(reason)
             if self._overflow:
                 return
-
-    # ---- sessions ----
 
     async def _open(self, ctx: ChildContext) -> HostSession:
         """Open a session, however often it takes; an overflow session is tried once."""
@@ -103,162 +88,23 @@ class HSMWorker:
                 slot.session_opened()
                 return session
 
-    async def _serve(self, ctx: ChildContext, session: HostSession) -> None:
-        """Sign with both hands until the session or its host is of no use, or an overflow session idle for long."""
-        async with anyio.create_task_group() as hands:
-            for _ in range(_HANDS):
-                hands.start_soon(self._hand, ctx, session)
-
-    # ---- a hand: while the token has what it sent, what the other hand sent waits in the host ----
-
-    async def _hand(self, ctx: ChildContext, session: HostSession) -> None:
-        while session.usable:
-            requests = await self._next(ctx, session)
-            if not requests:
-                break
-            self._signing += 1
-            try:
-                await self._sign(session, requests)
-            finally:
-                self._signing -= 1
-        self._slot.pool.call_off(session)
-
-    async def _next(self, ctx: ChildContext, session: HostSession) -> list[Request]:
-        """Wait for requests, more than one where many wait; none: the session is not to be used any more."""
-        mailbox = self._slot.mailbox
-        request = mailbox.receive_nowait(ctx.name) or await self._wait(ctx, session)
-        if request is None:
-            return []
-        more = share_of(len(mailbox), self._slot.pool.open) if self._may_send_ahead else 0
-        queued = (mailbox.receive_nowait(ctx.name) for _ in range(more))
-        return [request, *(one for one in queued if one is not None)]
-
-    async def _wait(self, ctx: ChildContext, session: HostSession) -> Request | None:
-        """Wait for a request; a hand takes one that has to wait behind the other's only where no session is free."""
-        slot = self._slot
-        first = not (self._signing or self._first_waits)
-        patience = slot.config.connection_pool.idle_timeout if self._overflow and first else None
-        request: Request | None = None
-        self._first_waits |= first
-        try:
-            with slot.pool.while_attached(session), ctx.clock.move_on_after(patience):
-                request = await slot.mailbox.receive(ctx.name, reserve=not first)
-        finally:
-            self._first_waits &= not first
-        return request
-
-    # ---- signing ----
-
-    @property
-    def _may_send_ahead(self) -> bool:
-        """Whether digests may wait in the host for their turn; a probe is one call, and needs its permit first."""
-        return self._slot.breaker.state in _ADMITS_ALL
-
-    async def _sign(self, session: HostSession, requests: Sequence[Request]) -> None:
-        """Sign some requests, one after the other, and after what the other hand has sent."""
-        slot, ahead = self._slot, self._sent
-        calls: Sequence[Call] = ()
-        if session.usable and self._may_send_ahead:
-            try:
-                calls = self._send(session, requests)
-            except HSMFailure as failure:
-                for request in requests:
-                    await self._failed(session, request, None, failure)
+    async def _attend(self, ctx: ChildContext, session: HostSession, conveyor: Conveyor) -> None:
+        """Do what failures ask for, until the session is of no use, or an overflow session idle for long."""
+        host = self._slot.pool.host_of(session)
+        patience = self._slot.config.connection_pool.idle_timeout if self._overflow else None
+        while not conveyor.is_over():
+            if (recovery := conveyor.next_recovery()) is not None:
+                await self._recover(recovery.outcome, host, session.generation)
+                conveyor.recovered()
+            elif patience is None:
+                await conveyor.news()
+            elif (now := ctx.clock.now()) >= conveyor.idle_since + patience:
                 return
-        for number, request in enumerate(requests):
-            if ahead is not None and not ahead.ended:
-                await ahead.over()
-            if not session.usable:  # because of what was ahead, or its host died as the requests came
-                self._give_back(*requests[number:])
-                return
-            permit = slot.breaker.try_acquire()
-            if calls:
-                # Where the breaker has opened meanwhile, a call that was sent before tells it nothing.
-                ahead = calls[number]
-                await self._settle(session, request, permit, ahead)
-            elif permit is None:
-                request.reply.fail(slot.unavailable())
             else:
-                await self._probe(session, request, permit)
+                with ctx.clock.move_on_at(min(conveyor.idle_since, now) + patience):
+                    await conveyor.news()
 
-    async def _probe(self, session: HostSession, request: Request, permit: Permit) -> None:
-        with permit:
-            try:
-                (call,) = self._send(session, [request])
-            except HSMFailure as failure:
-                await self._failed(session, request, permit, failure)
-            else:
-                await self._settle(session, request, permit, call)
-
-    def _send(self, session: HostSession, requests: Sequence[Request]) -> Sequence[Call]:
-        """Send digests to the host, one call each.
-
-        Raises:
-            HSMFailure: none was sent.
-        """
-        calls = session.begin_each([(request.payload.public_key, request.payload.digest) for request in requests])
-        self._sent = calls[-1]
-        return calls
-
-    async def _settle(self, session: HostSession, request: Request, permit: Permit | None, call: Call) -> None:
-        """Wait for the token, whose turn with a call it is, and say how it went."""
-        request.payload.begun = True
-        with permit or nullcontext():
-            try:
-                signature = await self._finish(session, call, request.payload)
-            except HSMFailure as failure:
-                await self._failed(session, request, permit, failure)
-            else:
-                if permit is not None:
-                    permit.success()
-                request.reply.succeed(Made(signature, Backend.HSM, self._slot.name))
-
-    async def _finish(self, session: HostSession, call: Call, job: HSMJob) -> RecoverableSignature:
-        """Take what the token has made of a digest, and check it.
-
-        Raises:
-            HSMFailure: there is no signature, or not one by this key: SIGNATURE_MISMATCH.
-        """
-        pulse = self._slot.pulse
-        session.its_turn(call)
-        with pulse.call():
-            (raw,) = await session.finish(call)
-            pulse.answered()
-        if isinstance(raw, HSMFailure):
-            raise raw
-        try:
-            return complete(raw, job.digest, job.public_key)
-        except SignatureMismatch as mismatch:
-            detail = f"a wrong signature was withheld: {mismatch}"
-            raise HSMFailure(outcome_named("SIGNATURE_MISMATCH", "C_Sign"), detail) from None
-
-    async def _failed(self, session: HostSession, request: Request, permit: Permit | None, failure: HSMFailure) -> None:
-        slot = self._slot
-        if never_tried(failure.outcome):
-            if permit is not None:
-                permit.release()
-            self._give_back(request)
-            return
-        host = slot.pool.host_of(session)
-        outcome = slot.happened(failure.outcome, host, request.payload.tries)
-        _log.warning("signing failed", slot=slot.name, outcome=outcome.name, then=outcome.action.value)
-        if outcome.discard_session:
-            self._broken = outcome.name
-        slot.judge(outcome, permit, str(failure))
-        if outcome.action is Action.LOGIN_AGAIN:
-            # Another session of this host would fail alike: the request may be tried again after the login.
-            await self._recover(outcome, host, session.generation)
-            request.reply.fail(failure)
-        else:
-            request.reply.fail(failure)
-            await self._recover(outcome, host, session.generation)
-
-    def _give_back(self, *requests: Request) -> None:
-        """Leave requests that were not tried to another session, unless nobody waits for them any more."""
-        for request in requests:
-            if request.reply.held:
-                request.payload.begun = False
-                self._slot.mailbox.give_back_one(request, count_attempt=False)
+    # ---- what a failure asks for ----
 
     async def _recover(self, outcome: Outcome, host: HostProcess, generation: int) -> None:
         """Do for the slot what a failure asks for."""

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import anyio
-from attrs import define, field, frozen
+from attrs import define, frozen
 
 from manahsm.hsm.client import HostProcess, HostSession
 from manahsm.hsm.failures import HSMFailure
@@ -121,7 +120,7 @@ class _Lease:
     host: HostProcess
     room: _Room
     overflow: bool
-    attached: set[anyio.CancelScope] = field(factory=set)
+    detached: Callable[[], object] | None = None
 
 
 class SessionPool:
@@ -190,9 +189,9 @@ class SessionPool:
     def detach(self, host: HostProcess) -> None:
         """Take no more sessions from ``host``; those that are out are released as broken ones."""
         self._rooms.pop(host, None)
-        for session, lease in self._leases.items():
-            if lease.host is host:
-                self.call_off(session)
+        for lease in tuple(self._leases.values()):
+            if lease.host is host and lease.detached is not None:
+                lease.detached()
         self._changes.notify()
 
     def open_carefully(self) -> None:
@@ -256,23 +255,12 @@ class SessionPool:
         """Return the host of a session that is out."""
         return self._leases[session].host
 
-    @contextmanager
-    def while_attached(self, session: HostSession) -> Iterator[None]:
-        """Cancel the block when the session's host leaves the pool: for waiting for work with a session in hand."""
+    def when_detached(self, session: HostSession, detached: Callable[[], object]) -> None:
+        """Have ``detached`` called when the session's host leaves the pool: it may take nothing new then."""
         lease = self._leases[session]
-        with anyio.CancelScope() as scope:
-            lease.attached.add(scope)
-            if lease.host not in self._rooms:
-                scope.cancel()
-            try:
-                yield
-            finally:
-                lease.attached.remove(scope)
-
-    def call_off(self, session: HostSession) -> None:
-        """Cancel all that waits for work with a session in hand: it is not to be used any more."""
-        for scope in self._leases[session].attached:
-            scope.cancel()
+        lease.detached = detached
+        if lease.host not in self._rooms:
+            detached()
 
     # ---- inside ----
 

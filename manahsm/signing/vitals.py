@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 
 from supervisors import Clock
 
@@ -32,18 +31,16 @@ class Pulse:
         """Calls that are out now."""
         return len(self._out)
 
-    @contextmanager
-    def call(self) -> Iterator[None]:
-        """Mark a call as out. Call :meth:`answered` inside when the token has answered it, well or not."""
-        call = object()
+    def begin(self, call: object) -> None:
+        """Note that a call is out, until :meth:`end`; both in the order of calls."""
         self._out[call] = self._clock.now()
-        try:
-            yield
-        finally:
-            del self._out[call]
+
+    def end(self, call: object) -> None:
+        """Note that it is out no more. Harmless when it was not."""
+        self._out.pop(call, None)
 
     def answered(self) -> None:
-        """Note that something came back from the token."""
+        """Note that the token has answered a call, well or not."""
         self._answered_at = self._clock.now()
 
     def silent_for(self) -> float:

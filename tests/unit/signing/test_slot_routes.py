@@ -213,29 +213,29 @@ def test_an_unlatched_slot_is_on_probation() -> None:
 
 def test_a_token_that_was_silent_all_the_while_opens_the_breaker() -> None:
     slot = bring_up(slot_called("a"))
-    with slot.pulse.call():
-        slot.clock.advance(3.0)  # type: ignore[attr-defined]
-        slot.no_answer(waited=3.0, patience=2.0)
+    slot.pulse.begin("call")
+    slot.clock.advance(3.0)  # type: ignore[attr-defined]
+    slot.no_answer(waited=3.0, patience=2.0)
 
     assert not slot.admits
 
 
 def test_a_token_that_answers_others_is_busy_and_not_silent() -> None:
     slot = bring_up(slot_called("a"))
-    with slot.pulse.call():
-        slot.clock.advance(2.5)  # type: ignore[attr-defined]
-        slot.pulse.answered()
-        slot.clock.advance(0.5)  # type: ignore[attr-defined]
-        slot.no_answer(waited=3.0, patience=2.0)
+    slot.pulse.begin("call")
+    slot.clock.advance(2.5)  # type: ignore[attr-defined]
+    slot.pulse.answered()
+    slot.clock.advance(0.5)  # type: ignore[attr-defined]
+    slot.no_answer(waited=3.0, patience=2.0)
 
     assert slot.admits
 
 
 def test_a_caller_in_a_great_hurry_opens_no_breaker() -> None:
     slot = bring_up(slot_called("a"))
-    with slot.pulse.call():
-        slot.clock.advance(3.0)  # type: ignore[attr-defined]
-        slot.no_answer(waited=0.005, patience=2.0)
+    slot.pulse.begin("call")
+    slot.clock.advance(3.0)  # type: ignore[attr-defined]
+    slot.no_answer(waited=0.005, patience=2.0)
 
     assert slot.admits
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import anyio
@@ -19,6 +18,7 @@ from supervisors import (
     MailboxClosed,
     MailboxFull,
     Poisoned,
+    Receiver,
     Reply,
     ReplyState,
     Request,
@@ -591,54 +591,72 @@ async def test_every_request_ends_once_while_workers_crash_and_are_cancelled() -
     assert answers.count("poisoned") == stats.poisoned
 
 
-# ---- receivers in reserve: they have something in hand already ----
+# ---- receivers without a task, and those in reserve: they have something in hand already ----
 
 
-async def receive_into(box: Mailbox, got: list[tuple[str, Any]], holder: str, *, reserve: bool = False) -> None:
-    got.append((holder, (await box.receive(holder, reserve=reserve)).payload))
+def line_up(box: Mailbox, got: list[tuple[str, Any]], holder: str, *, reserve: bool = False) -> Receiver:
+    return box.line_up(holder, lambda request: got.append((holder, request.payload)), reserve=reserve)
 
 
-async def test_a_receiver_in_reserve_is_served_after_those_that_came_later(box: Mailbox) -> None:
+def test_a_receiver_without_a_task_is_served_in_the_moment_of_sending_and_once(box: Mailbox) -> None:
     got: list[tuple[str, Any]] = []
+    line_up(box, got, "a")
+    send(box, 1, 2)
+    assert (got, len(box), box.held) == ([("a", 1)], 1, 1)
+
+
+async def test_receivers_with_and_without_a_task_are_served_in_the_order_in_which_they_came(box: Mailbox) -> None:
+    got: list[tuple[str, Any]] = []
+
+    async def receive(holder: str) -> None:
+        got.append((holder, (await box.receive(holder)).payload))
+
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(partial(receive_into, box, got, "busy", reserve=True))
+        tasks.start_soon(receive, "first")
         await settle()
-        tasks.start_soon(receive_into, box, got, "free")
+        line_up(box, got, "second")
+        tasks.start_soon(receive, "third")
         await settle()
-        send(box, 1)
-        await settle()
-        assert got == [("free", 1)]
-        send(box, 2)
+        send(box, 1, 2, 3)
+    assert sorted(got) == [("first", 1), ("second", 2), ("third", 3)]
+
+
+def test_a_receiver_that_left_is_handed_nothing(box: Mailbox) -> None:
+    got: list[tuple[str, Any]] = []
+    for reserve in (False, True):
+        box.leave(line_up(box, got, "gone", reserve=reserve))
+    send(box, 1)
+    assert (got, len(box)) == ([], 1)
+
+
+def test_leaving_after_having_been_served_is_harmless(box: Mailbox) -> None:
+    receiver = line_up(box, [], "a")
+    send(box, 1)
+    box.leave(receiver)
+    assert box.held == 1
+
+
+def test_a_receiver_in_reserve_is_served_after_those_that_came_later(box: Mailbox) -> None:
+    got: list[tuple[str, Any]] = []
+    line_up(box, got, "busy", reserve=True)
+    line_up(box, got, "free")
+    assert box.waiting_receivers == 1
+    send(box, 1, 2)
     assert got == [("free", 1), ("busy", 2)]
 
 
-async def test_a_request_that_comes_back_goes_to_the_reserve_where_nobody_else_waits(box: Mailbox) -> None:
+def test_a_request_that_comes_back_goes_to_the_reserve_where_nobody_else_waits(box: Mailbox) -> None:
     got: list[tuple[str, Any]] = []
     (request,) = send(box, 1)
     take(box, "failing")
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(partial(receive_into, box, got, "busy", reserve=True))
-        await settle()
-        box.give_back_one(request)
+    line_up(box, got, "busy", reserve=True)
+    box.give_back_one(request)
     assert got == [("busy", 1)]
 
 
-async def test_a_receiver_in_reserve_that_was_cancelled_is_handed_nothing(box: Mailbox) -> None:
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(partial(box.receive, "busy", reserve=True))
-        await settle()
-        tasks.cancel_scope.cancel()
-    send(box, 1)
-    assert take(box, "other") == [1]
-
-
-async def test_closing_wakes_receivers_in_reserve(box: Mailbox) -> None:
-    async with anyio.create_task_group() as tasks:
-
-        async def receive() -> None:
-            with pytest.raises(MailboxClosed):
-                await box.receive("busy", reserve=True)
-
-        tasks.start_soon(receive)
-        await settle()
-        box.close()
+def test_a_closed_mailbox_forgets_receivers_without_a_task(box: Mailbox) -> None:
+    got: list[tuple[str, Any]] = []
+    line_up(box, got, "a")
+    line_up(box, got, "b", reserve=True)
+    box.close()
+    assert (box.waiting_receivers, got) == (0, [])

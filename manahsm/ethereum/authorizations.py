@@ -13,7 +13,7 @@ from attrs import frozen
 
 from manahsm.errors import InvalidTransaction
 from manahsm.ethereum.addresses import keccak256
-from manahsm.ethereum.encoding import encode_items, minimal, wrap
+from manahsm.ethereum.encoding import encode_bytes, encode_number, minimal, wrap
 from manahsm.ethereum.fields import (
     NONCE_LIMIT,
     Reader,
@@ -59,7 +59,7 @@ class Authorization:
 
     def signing_digest(self) -> bytes:
         """Return keccak256(0x05 || rlp([chainId, address, nonce])), 32 bytes."""
-        body = encode_items((minimal(self.chain_id), self.address, minimal(self.nonce)))
+        body = encode_number(self.chain_id) + encode_bytes(self.address) + encode_number(self.nonce)
         return keccak256(_MAGIC + wrap(body))
 
     def summary(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from attrs import field, frozen
 from manahsm.ethereum.addresses import keccak256
 from manahsm.ethereum.authorizations import AuthorizationEntry, authorization_list
 from manahsm.ethereum.blobs import HASH_VERSION, BlobSidecar
-from manahsm.ethereum.encoding import EncodedTransaction, encode_items, minimal, wrap
+from manahsm.ethereum.encoding import EncodedTransaction, encode_bytes, encode_items, encode_list, encode_number, wrap
 from manahsm.ethereum.fields import (
     NONCE_LIMIT,
     UINT256_LIMIT,
@@ -113,14 +113,14 @@ class BaseTransaction(ABC):
 
     def __attrs_post_init__(self) -> None:
         self._check()
-        object.__setattr__(self, "_body", encode_items(self._items()))
+        object.__setattr__(self, "_body", b"".join(self._items()))
 
     def _check(self) -> None:  # noqa: B027 - most types have nothing to add
         """Refuse what no single field shows."""
 
     @abstractmethod
-    def _items(self) -> tuple[Any, ...]:
-        """Return the unsigned RLP items in the order of the type's EIP."""
+    def _items(self) -> tuple[bytes, ...]:
+        """Return the unsigned items, each encoded, in the order of the type's EIP."""
 
     @abstractmethod
     def _fees(self) -> dict[str, int]:
@@ -170,14 +170,14 @@ class LegacyTransaction(BaseTransaction):
     gas_price: int
     chain_id: int | None = None
 
-    def _items(self) -> tuple[Any, ...]:
+    def _items(self) -> tuple[bytes, ...]:
         return (
-            minimal(self.nonce),
-            minimal(self.gas_price),
-            minimal(self.gas),
-            self.to,
-            minimal(self.value),
-            self.data,
+            encode_number(self.nonce),
+            encode_number(self.gas_price),
+            encode_number(self.gas),
+            encode_bytes(self.to),
+            encode_number(self.value),
+            encode_bytes(self.data),
         )
 
     def _fees(self) -> dict[str, int]:
@@ -187,12 +187,12 @@ class LegacyTransaction(BaseTransaction):
         """Return keccak256(rlp([nonce, gasPrice, gas, to, value, data])), + [chainId, 0, 0] by EIP-155."""
         if self.chain_id is None:
             return keccak256(wrap(self._body))
-        return keccak256(wrap(self._body + encode_items((minimal(self.chain_id), b"", b""))))
+        return keccak256(wrap(self._body + encode_number(self.chain_id) + encode_number(0) + encode_number(0)))
 
     def encode_signed(self, y_parity: int, r: int, s: int) -> EncodedTransaction:
         """Return rlp([..., v, r, s]) with v 27/28, or 35 + 2 * chainId + parity (EIP-155)."""
         v = y_parity + (27 if self.chain_id is None else 35 + 2 * self.chain_id)
-        raw = wrap(self._body + encode_items((minimal(v), minimal(r), minimal(s))))
+        raw = wrap(self._body + encode_number(v) + encode_number(r) + encode_number(s))
         return EncodedTransaction(raw, keccak256(raw), v)
 
 
@@ -218,7 +218,7 @@ class _TypedTransaction(BaseTransaction):
         return EncodedTransaction(raw, keccak256(raw), y_parity)
 
     def _signed_list(self, y_parity: int, r: int, s: int) -> bytes:
-        return wrap(self._body + encode_items((minimal(y_parity), minimal(r), minimal(s))))
+        return wrap(self._body + encode_number(y_parity) + encode_number(r) + encode_number(s))
 
     def _require_recipient(self) -> None:
         if not self.to:
@@ -237,16 +237,16 @@ class AccessListTransaction(_TypedTransaction):
 
     gas_price: int
 
-    def _items(self) -> tuple[Any, ...]:
+    def _items(self) -> tuple[bytes, ...]:
         return (
-            minimal(self.chain_id),
-            minimal(self.nonce),
-            minimal(self.gas_price),
-            minimal(self.gas),
-            self.to,
-            minimal(self.value),
-            self.data,
-            self.access_list,
+            encode_number(self.chain_id),
+            encode_number(self.nonce),
+            encode_number(self.gas_price),
+            encode_number(self.gas),
+            encode_bytes(self.to),
+            encode_number(self.value),
+            encode_bytes(self.data),
+            encode_list(self.access_list),
         )
 
     def _fees(self) -> dict[str, int]:
@@ -263,17 +263,17 @@ class DynamicFeeTransaction(_TypedTransaction):
     max_priority_fee_per_gas: int
     max_fee_per_gas: int
 
-    def _items(self) -> tuple[Any, ...]:
+    def _items(self) -> tuple[bytes, ...]:
         return (
-            minimal(self.chain_id),
-            minimal(self.nonce),
-            minimal(self.max_priority_fee_per_gas),
-            minimal(self.max_fee_per_gas),
-            minimal(self.gas),
-            self.to,
-            minimal(self.value),
-            self.data,
-            self.access_list,
+            encode_number(self.chain_id),
+            encode_number(self.nonce),
+            encode_number(self.max_priority_fee_per_gas),
+            encode_number(self.max_fee_per_gas),
+            encode_number(self.gas),
+            encode_bytes(self.to),
+            encode_number(self.value),
+            encode_bytes(self.data),
+            encode_list(self.access_list),
         )
 
     def _fees(self) -> dict[str, int]:
@@ -315,8 +315,8 @@ class BlobTransaction(DynamicFeeTransaction):
         elif not hashes:
             refuse("blobVersionedHashes", "is empty; give at least one hash, or the blobs (EIP-4844)")
 
-    def _items(self) -> tuple[Any, ...]:
-        return (*super()._items(), minimal(self.max_fee_per_blob_gas), self.blob_versioned_hashes)
+    def _items(self) -> tuple[bytes, ...]:
+        return (*super()._items(), encode_number(self.max_fee_per_blob_gas), encode_list(self.blob_versioned_hashes))
 
     def _fees(self) -> dict[str, int]:
         return {**super()._fees(), "maxFeePerBlobGas": self.max_fee_per_blob_gas}
@@ -353,8 +353,8 @@ class SetCodeTransaction(DynamicFeeTransaction):
             if entry.chain_id not in (0, self.chain_id):
                 refuse(f"authorizationList[{index}].chainId", "is neither 0 nor the transaction's chainId")
 
-    def _items(self) -> tuple[Any, ...]:
-        return (*super()._items(), tuple(entry.items() for entry in self.authorization_list))
+    def _items(self) -> tuple[bytes, ...]:
+        return (*super()._items(), encode_list([entry.items() for entry in self.authorization_list]))
 
     def summary(self) -> dict[str, Any]:
         """Return the base's summary and what each authorization delegates to."""

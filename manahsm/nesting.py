@@ -23,7 +23,9 @@ _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 
 def too_deep(document: bytes) -> bool:
     """Whether brackets and braces in a JSON or TOML document, outside of strings, nest deeper than ``MAX_DEPTH``."""
-    if document.count(b"[") + document.count(b"{") <= MAX_DEPTH:
+    # Counted by taking them out, which looks for the next one: 0.2 us for an audit record, and 1.5 with bytes.count.
+    rest = document.replace(b"[", b"", MAX_DEPTH + 1).replace(b"{", b"", MAX_DEPTH + 1)
+    if len(document) - len(rest) <= MAX_DEPTH:
         return False
     depth = 0
     for token in _TOKENS.finditer(document):

@@ -35,6 +35,7 @@ CELLS_PER_BLOB = 128
 KZG_POINT_SIZE = 48
 HASH_VERSION = b"\x01"  # VERSIONED_HASH_VERSION_KZG
 SIDECAR_FIELDS = ("blobs", "commitments", "proofs", "wrapperVersion")
+_SIDECAR_NAMES = frozenset(SIDECAR_FIELDS)
 
 _BLOB_PROOFS = 0  # EIP-4844: one proof a blob, no version item on the wire
 _CELL_PROOFS = 1  # EIP-7594: 128 proofs a blob
@@ -73,7 +74,9 @@ def versioned_hash(commitment: bytes) -> bytes:
 
 def has_sidecar(tx: object) -> bool:
     """Tell whether parsing this transaction needs KZG (seconds of work that block the interpreter)."""
-    return isinstance(tx, Mapping) and any(tx.get(name) is not None for name in SIDECAR_FIELDS)
+    if not isinstance(tx, Mapping) or _SIDECAR_NAMES.isdisjoint(tx):
+        return False
+    return any(tx.get(name) is not None for name in SIDECAR_FIELDS)
 
 
 def make_sidecar(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from attrs import frozen
+import msgspec
 from rlp.codec import encode_raw, length_prefix
 
 __all__ = ["EncodedTransaction", "encode_bytes", "encode_items", "encode_list", "encode_number", "minimal", "wrap"]
@@ -21,8 +21,7 @@ _LIST_OFFSET = 0xC0
 _EMPTY_LIST: bytes = encode_raw(())
 
 
-@frozen
-class EncodedTransaction:
+class EncodedTransaction(msgspec.Struct, frozen=True):
     """A signed transaction on the wire.
 
     Attributes:

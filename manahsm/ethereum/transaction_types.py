@@ -109,7 +109,7 @@ class BaseTransaction(ABC):
     data: bytes = b""
     sender_hint: bytes | None = None
     chain_id: int | None = None
-    _body: bytes = field(init=False, repr=False, eq=False, default=b"")
+    _body: bytes = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         self._check()
@@ -225,7 +225,9 @@ class _TypedTransaction(BaseTransaction):
             refuse("to", f"is required: a type {self.TYPE} transaction can not create a contract")
 
     def summary(self) -> dict[str, Any]:
-        return {**super().summary(), "accessListLength": len(self.access_list)}
+        said = super().summary()
+        said["accessListLength"] = len(self.access_list)
+        return said
 
 
 @frozen(kw_only=True, field_transformer=_checked)

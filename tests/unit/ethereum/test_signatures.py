@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 from coincurve import PrivateKey, PublicKey
 from eth_keys import keys
@@ -190,3 +192,12 @@ def test_a_digest_of_the_wrong_size_is_a_programming_error(size: int) -> None:
         sign(KEY, bytes(size))
     with pytest.raises(ValueError, match="32 bytes"):
         complete(raw(1, 1), bytes(size), PUBLIC_KEY)
+
+
+def test_a_signature_is_a_value_that_can_not_be_changed() -> None:
+    signature = RecoverableSignature(2, 3, 1)
+    with pytest.raises(AttributeError):
+        signature.s = 4  # type: ignore[misc]
+    assert repr(signature) == "RecoverableSignature(r=2, s=3, y_parity=1)"
+    assert len({signature, RecoverableSignature(2, 3, 1), RecoverableSignature(2, 3, 0)}) == 2
+    assert pickle.loads(pickle.dumps(signature)) == signature  # noqa: S301 - our own bytes

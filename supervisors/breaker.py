@@ -20,7 +20,9 @@ are looked at when somebody asks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from itertools import islice
 
 from supervisors.breaker_rules import TRANSITIONS, BreakerSettings, BreakerState, Signal
 from supervisors.clock import SYSTEM_CLOCK, Clock
@@ -62,6 +64,7 @@ class CircuitBreaker:
         self._overdue: dict[Permit, None] = {}  # oldest first; slow already
         self._openings = 0
         self._open_until = 0.0
+        self._look_at = math.inf  # nothing comes about by time alone before that
         self._probes_left = 0
         self._probe_counts = Counts()
         self._unavailable: str | None = None
@@ -97,6 +100,7 @@ class CircuitBreaker:
         self._admitted += 1
         permit = Permit(self, now)
         self._outstanding[permit] = None
+        self._look_at = min(self._look_at, now + self.settings.slow_call)
         if self._state is BreakerState.HALF_OPEN:
             self._probes_left -= 1
         return permit
@@ -258,6 +262,7 @@ class CircuitBreaker:
         if state is BreakerState.OPEN:
             growth: float = 2.0 ** min(self._openings, 60)
             self._open_until = now + min(self.settings.max_open_for, self.settings.open_for * growth)
+            self._look_at = self._open_until
             self._openings += 1
         elif state is BreakerState.HALF_OPEN:
             self._probes_left = self.settings.probes
@@ -280,7 +285,7 @@ class CircuitBreaker:
 
     def _judge(self) -> None:
         """Open if the window says so. Calls that are out and slow already count as slow calls."""
-        if self._state is not BreakerState.CLOSED:
+        if self._state is not BreakerState.CLOSED or (self._window.spotless and not self._overdue):
             return
         window, settings, hanging = self._window.counts(self._clock.now()), self.settings, len(self._overdue)
         seen = Counts(window.calls + hanging, window.failures, window.slow + hanging)
@@ -294,17 +299,29 @@ class CircuitBreaker:
     def _look_at_the_clock(self) -> None:
         """Do what time alone brings about: slow calls, lost permits, the end of the open time."""
         now = self._clock.now()
+        if now >= self._look_at:
+            self._catch_up(now)
+            self._look_at = self._next_event()
+
+    def _next_event(self) -> float:
+        """Return when time alone brings the next thing about; sooner where that was called off meanwhile."""
+        times = [self._open_until] if self._state is BreakerState.OPEN else []
+        times += [permit.started + self.settings.slow_call for permit in islice(self._outstanding, 1)]
+        times += [permit.started + self.settings.verdict_deadline for permit in islice(self._overdue, 1)]
+        return min(times, default=math.inf)
+
+    def _catch_up(self, now: float) -> None:
         news = False
         while self._outstanding:
             permit = next(iter(self._outstanding))
-            if now - permit.started < self.settings.slow_call:
+            if now < permit.started + self.settings.slow_call:
                 break
             del self._outstanding[permit]
             self._overdue[permit] = None
             news = True
         while self._overdue:
             permit = next(iter(self._overdue))
-            if now - permit.started < self.settings.verdict_deadline:
+            if now < permit.started + self.settings.verdict_deadline:
                 break
             del self._overdue[permit]
             self._count(failed=True, slow=True)

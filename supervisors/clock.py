@@ -56,9 +56,7 @@ class SystemClock:
     offset and neither can be read where no loop runs.
     """
 
-    def now(self) -> float:
-        """Return ``time.monotonic()``."""
-        return time.monotonic()
+    now = staticmethod(time.monotonic)  # itself, as it is asked twenty times a signature
 
     async def sleep(self, seconds: float) -> None:
         """Wait for ``seconds``."""

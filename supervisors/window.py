@@ -71,6 +71,11 @@ class SlidingWindow:
         self._forget(now)
         return Counts(self._calls, self._failures, self._slow)
 
+    @property
+    def spotless(self) -> bool:
+        """Whether nothing that was slow or failed is remembered; what is forgotten by and by counts until then."""
+        return not (self._failures or self._slow)
+
     def clear(self) -> None:
         """Forget everything."""
         self._slices.clear()

@@ -57,15 +57,12 @@ class HostLink:
         self._backlogged = anyio.Event()
         self._ended = anyio.Event()
         self._stopping = False
+        self.is_open = True
+        """Whether calls are taken."""
         self._wakes_at = -math.inf
         self._nap = anyio.CancelScope()
         self.ending: HostEnded | None = None
         """Why it ended, once :attr:`is_open` is false; ``None`` where it was asked to."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether calls are taken."""
-        return not (self._stopping or self._ended.is_set())
 
     # ---- calls ----
 
@@ -150,6 +147,7 @@ class HostLink:
         """Ask the host to finish what it has and end; new calls are refused from now on."""
         if self.is_open:
             self._stopping = True
+            self.is_open = False
             self._write(encode(Shutdown()))
 
     def kill(self) -> None:
@@ -170,6 +168,7 @@ class HostLink:
         if self._ended.is_set():
             return
         self.ending = ending
+        self.is_open = False
         self._ended.set()
         self._calls.fail_all(self._error_for)
 

@@ -181,40 +181,33 @@ class Conveyor:
     def _takes(self) -> bool:
         return self._session.usable and not self._detached
 
-    @property
-    def _may_send_ahead(self) -> bool:
-        """Whether digests may wait in the host for their turn; a probe is one call, and needs its permit first."""
-        return self._slot.breaker.state in _ADMITS_ALL
-
     def _go_on(self) -> None:
         while self._takes and not self._recoveries:
-            if not self._has_room:
+            # Whether digests may wait in the host for their turn: a probe is one call, and needs its permit first.
+            ahead = self._slot.breaker.state in _ADMITS_ALL
+            if self._shares >= _SHARES if ahead else self._sent:
                 return
-            taken, self._taken = self._taken or self._receive(), []
+            taken, self._taken = self._taken or self._receive(ahead=ahead), []
             if not taken:
                 self._line_up()
                 return
-            self._send(taken)
+            self._send(taken, ahead=ahead)
         self._stop_taking()
 
-    @property
-    def _has_room(self) -> bool:
-        return self._shares < _SHARES if self._may_send_ahead else not self._sent
-
-    def _receive(self) -> list[Request]:
+    def _receive(self, *, ahead: bool) -> list[Request]:
         """Take a request from the queue, more than one where many wait."""
         mailbox = self._slot.mailbox
         request = mailbox.receive_nowait(self._holder)
         if request is None:
             return []
-        more = share_of(len(mailbox), self._slot.pool.open) if self._may_send_ahead else 0
+        more = share_of(len(mailbox), self._slot.pool.open) if ahead else 0
         queued = (mailbox.receive_nowait(self._holder) for _ in range(more))
         return [request, *(one for one in queued if one is not None)]
 
-    def _send(self, requests: Sequence[Request]) -> None:
+    def _send(self, requests: Sequence[Request], *, ahead: bool) -> None:
         """Send requests to the host, one call each. The first of a session with nothing under way has its turn."""
         probe: Permit | None = None
-        if not self._may_send_ahead and (probe := self._slot.breaker.try_acquire()) is None:
+        if not ahead and (probe := self._slot.breaker.try_acquire()) is None:
             for request in requests:
                 request.reply.fail(self._slot.unavailable())
             return

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Self
 
 import anyio
 
@@ -30,22 +29,23 @@ class Gate:
         """How many were admitted and have not left."""
         return self._inside
 
-    @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Count one operation as under way.
+    def admit(self) -> Self:
+        """Return what counts one operation as under way: ``with gate.admit():``.
 
         Raises:
             ServiceStopping: the gate is closed.
         """
         if self._closed:
             raise ServiceStopping("the service is stopping and takes no new work")
+        return self
+
+    def __enter__(self) -> None:
         self._inside += 1
-        try:
-            yield
-        finally:
-            self._inside -= 1
-            if not self._inside and self._empty is not None:
-                self._empty.set()
+
+    def __exit__(self, *_: object) -> None:
+        self._inside -= 1
+        if not self._inside and self._empty is not None:
+            self._empty.set()
 
     def close(self) -> None:
         """Admit nothing more."""

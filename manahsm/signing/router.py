@@ -200,7 +200,7 @@ class Router:
                 diverted = slot is not routes.holding[0]
                 self.stats.backup += diverted
                 self.stats.primary += not diverted
-                return evolve(made, diverted=diverted)
+                return evolve(made, diverted=True) if diverted else made
         raise _Refused(refused)
 
     async def sign_in_software(

@@ -58,7 +58,7 @@ class StandIn:
 
     def may_ever(self, key: KeyInfo) -> bool:
         """Whether software may stand in for this key's token in some outage."""
-        return self._options.enabled and software_allowed(key, self._policy) and key.software_twin
+        return key.software_twin and self._options.enabled and software_allowed(key, self._policy)
 
     def refusal(self, key: KeyInfo, slots: Sequence[Slot]) -> ManaHSMError | None:
         """Return why software may not sign with ``key`` now, or ``None`` if it may. Takes nothing.

@@ -300,10 +300,6 @@ class HostProcess:
             generation=self._generation,
         )
 
-    def owns(self, link: HostLink, generation: int) -> bool:
-        """Whether something that was opened on ``link`` in ``generation`` is still good."""
-        return self._link is link and self._generation == generation
-
 
 class HostSession:
     """One session of a host; from :meth:`HostProcess.open_session`.
@@ -327,7 +323,8 @@ class HostSession:
     @property
     def usable(self) -> bool:
         """Whether it may be asked to sign."""
-        return not self._discarded and self._link.is_open and self._host.owns(self._link, self.generation)
+        # A link that is open is its host's: what the host opens next comes after the end of this one.
+        return not self._discarded and self._link.is_open and self._host.generation == self.generation
 
     async def sign(
         self, items: Sequence[tuple[bytes, bytes]], *, timeout: float | None = None

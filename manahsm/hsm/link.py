@@ -124,12 +124,13 @@ class HostLink:
         return HSMFailure(outcome_named(outcome, calls[0].name), detail)
 
     def _write(self, frames: bytes, *, at_once: bool = True) -> None:
+        flushed = not self._backlog
         self._backlog += frames
         if at_once:
             # The pipe is full, or the host is dying: then its exit ends the calls.
             with suppress(OSError):
                 self._write_backlog()
-        if self._backlog:
+        if flushed and self._backlog:
             self._backlogged.set()
 
     def _write_backlog(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from attrs import define, field, frozen
 from coincurve import PrivateKey
 
@@ -9,7 +10,7 @@ from manahsm.errors import ManaHSMError
 from manahsm.ethereum.signatures import RecoverableSignature
 from manahsm.requests import Backend
 
-__all__ = ["HSMJob", "Made", "SoftwareJob", "made_or_raised"]
+__all__ = ["HSMJob", "Made", "SoftwareJob", "as_diverted", "made_or_raised"]
 
 
 @define
@@ -38,8 +39,7 @@ class SoftwareJob:
     digest: bytes
 
 
-@frozen
-class Made:
+class Made(msgspec.Struct, frozen=True):
     """A verified signature and where it was made.
 
     Attributes:
@@ -53,6 +53,11 @@ class Made:
     backend: Backend
     slot: str | None
     diverted: bool = False
+
+
+def as_diverted(made: Made) -> Made:
+    """The same, made by another route than the first."""
+    return msgspec.structs.replace(made, diverted=True)
 
 
 def made_or_raised(answer: Made | ManaHSMError) -> Made:

@@ -25,7 +25,7 @@ from manahsm.errors import (
 from manahsm.hsm.failures import HSMFailure
 from manahsm.requests import KeyInfo
 from manahsm.signing.decisions import may_try_again, refusal, speaks_against_slot
-from manahsm.signing.jobs import HSMJob, Made, SoftwareJob, made_or_raised
+from manahsm.signing.jobs import HSMJob, Made, SoftwareJob, as_diverted, made_or_raised
 from manahsm.signing.slot import Slot, SlotPhase
 from manahsm.signing.stand_in import StandIn
 from supervisors import Clock, DeadlinePassed, Mailbox, MailboxClosed, MailboxFull, Poisoned, Reply, Request, Timers
@@ -176,7 +176,7 @@ class Router:
             (answer,) = await self.sign_in_software((await unlock(),), deadline)
             made = made_or_raised(answer)
             self.stats.stand_in += 1
-            return evolve(made, diverted=True)
+            return as_diverted(made)
         starting = (slot for slot in routes.holding if slot.may_be_waited_for)
         try:
             return await self._walk(routes, starting, job, evolve(patience, tokens=1, more=False))
@@ -200,7 +200,7 @@ class Router:
                 diverted = slot is not routes.holding[0]
                 self.stats.backup += diverted
                 self.stats.primary += not diverted
-                return evolve(made, diverted=True) if diverted else made
+                return as_diverted(made) if diverted else made
         raise _Refused(refused)
 
     async def sign_in_software(

@@ -28,7 +28,7 @@ _MOST = 64  # digests under way, four milliseconds of a processor: all of them m
 _PATIENCE = 1.0  # seconds for a chunk that takes a few milliseconds
 _START_PATIENCE = 30.0  # seconds
 _GRACE = 1.0  # seconds to end by itself once its pipe is closed
-_READ_SIZE = 1 << 18
+_READ_SIZE = 1200  # about one chunk: more at once would keep the event loop for long
 
 Item = tuple[bytes, bytes, bytes]
 Results = Sequence[bytes | None]

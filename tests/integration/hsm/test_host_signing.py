@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import anyio
 import pytest
@@ -50,6 +51,39 @@ async def test_several_digests_in_one_call_come_back_in_order(softhsm_token: Sof
         for (public_key, digest), signature in zip(items, signatures, strict=True):
             assert isinstance(signature, bytes)
             complete(signature, digest, public_key)
+
+
+async def test_digests_that_wait_behind_others_are_answered_in_order_though_they_are_written_later(
+    softhsm_token: SoftHSMToken,
+) -> None:
+    async with running(softhsm_token.host_settings()) as host:
+        key = await host.generate_key("k")
+        session = await host.open_session()
+        items = [(key.public_key, os.urandom(32)) for _ in range(6)]
+        ended: list[int] = []
+        calls = []
+        for number, item in enumerate(items):
+            (call,) = session.begin_each([item], behind=number)
+            call.then(partial(ended.append, number))
+            calls.append(call)
+        await calls[-1].wait()
+        for (public_key, digest), call in zip(items, calls, strict=True):
+            (signature,) = session.signed(call)
+            assert isinstance(signature, bytes)
+            complete(signature, digest, public_key)
+    assert ended == [0, 1, 2, 3, 4]  # who waits for the last took its callback's place
+
+
+async def test_what_was_to_be_written_later_goes_along_with_what_is_written_now(softhsm_token: SoftHSMToken) -> None:
+    async with running(softhsm_token.host_settings()) as host:
+        key = await host.generate_key("k")
+        first, second = await host.open_session(), await host.open_session()
+        (later,) = first.begin_each([(key.public_key, os.urandom(32))], behind=1)
+        (now,) = second.begin_each([(key.public_key, os.urandom(32))])
+        await later.wait()
+        await now.wait()
+        signatures = [*first.signed(later), *second.signed(now)]
+    assert [len(signature) for signature in signatures if isinstance(signature, bytes)] == [64, 64]
 
 
 async def test_four_sessions_in_one_host_sign_thousands_of_digests_and_none_is_wrong(

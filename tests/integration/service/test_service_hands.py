@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -14,6 +15,7 @@ from services import audit_records, config_for, digest_of, eventually, recovered
 from softhsm import SoftHSMToken
 
 import manahsm
+from manahsm.hsm.client import HostSession
 from manahsm.signing.decisions import MOST_AT_ONCE, share_of
 from supervisors.testing import ManualClock
 
@@ -168,6 +170,46 @@ async def test_a_caller_that_leaves_while_its_digest_waits_in_the_host_costs_nob
             os.kill(pid_of(service), signal.SIGCONT)
         await service.sign_hash(digest_of(6), "hot")
         assert (mailbox.held, len(signed)) == (0, 1)
+
+
+async def test_a_bug_in_the_moment_of_sending_crashes_the_worker_and_not_the_caller(
+    softhsm_token: SoftHSMToken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashed: list[str] = []
+    real = HostSession.begin_each
+
+    def crash_once(session: HostSession, *arguments: Any, **options: Any) -> Any:
+        if not crashed:
+            crashed.append("once")
+            raise ZeroDivisionError("a bug of ours")
+        return real(session, *arguments, **options)
+
+    async with manahsm.open_service(config_for(softhsm_token, tmp_path, connection_pool=ONE_SESSION)) as service:
+        key = await service.generate_key("hot", "transaction_signer")
+        await service.filled()
+        monkeypatch.setattr(HostSession, "begin_each", crash_once)
+        signature = await service.sign_hash(digest_of(1), "hot")
+        status = await service.status()
+    assert (recovered_address(signature, digest_of(1)), crashed) == (key.address, ["once"])
+    assert status.slots[0].queue.returned == 1
+
+
+async def test_a_slow_recovery_keeps_its_session_from_taking_what_another_could_sign(
+    p11fault: FaultModule, tmp_path: Path
+) -> None:
+    pool = {"size": 2, "max_overflow": 0, "processes": 1}
+    clock = ManualClock()
+    config = config_for(p11fault.token, tmp_path, **{**p11fault.config_changes(), "connection_pool": pool})
+    async with manahsm.open_service(config, clock=clock) as service:
+        await service.generate_key("hot", "transaction_signer")
+        await service.filled()
+        slot = service._slots[0]
+        p11fault.set(
+            Return("C_Sign", "CKR_DEVICE_MEMORY", count=1)
+        )  # BACK_OFF: its worker sleeps, on a clock that stands
+        await service.sign_hash(digest_of(1), "hot")
+        signed = [await service.sign_hash(digest_of(number), "hot") for number in range(2, 8)]
+        assert (len(signed), slot.mailbox.waiting_receivers) == (6, 1)
 
 
 @pytest.mark.parametrize(

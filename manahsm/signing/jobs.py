@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import msgspec
-from attrs import define, field, frozen
+from attrs import define
 from coincurve import PrivateKey
 
 from manahsm.errors import ManaHSMError
 from manahsm.ethereum.signatures import RecoverableSignature
+from manahsm.processes.frames import Confidential
 from manahsm.requests import Backend
 
 __all__ = ["HSMJob", "Made", "SoftwareJob", "as_diverted", "made_or_raised"]
@@ -30,11 +31,10 @@ class HSMJob:
     begun: bool = False
 
 
-@frozen
-class SoftwareJob:
-    """A digest for a key that is unlocked in memory. The private key never shows in ``repr``."""
+class SoftwareJob(Confidential, frozen=True):
+    """A digest for a key that is unlocked in memory."""
 
-    private_key: PrivateKey = field(repr=False)
+    private_key: PrivateKey
     public_key: bytes
     digest: bytes
 

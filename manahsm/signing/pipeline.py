@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attrs import define, frozen
+from attrs import define
 from coincurve import PrivateKey
 
 from manahsm.access import Access
@@ -44,7 +44,7 @@ _REFUSALS = (InvalidRequest, KeyNotFound, PolicyDenied, RateLimited, RoleDenied)
 """Errors that say that the rules did not admit the request; all others say that it could not be done."""
 
 
-@frozen
+@define
 class _Subject:
     """Who signs: a registered key, or a private key that the caller brought along."""
 
@@ -148,11 +148,10 @@ class Signer:
         results: dict[int, Signed | ManaHSMError] = {}
         admitted: list[tuple[int, _Trail]] = []
         jobs: list[SoftwareJob] = []
-        raw: _Subject | None = None
+        subject: _Subject | None = None  # found out once: with a raw key that costs as much as a signature
         for number, trail in enumerate(trails):
             try:
-                subject, prepared = await self._admit(trail, private_key, None, raw)
-                raw = None if private_key is None else subject  # it costs as much as a signature to find out
+                subject, prepared = await self._admit(trail, private_key, None, subject)
                 jobs.append(await self._job(subject, prepared.digest))
             except ManaHSMError as error:
                 results[number] = await self._failed(trail, error)
@@ -280,8 +279,9 @@ class Signer:
         return made_or_raised(made)
 
     async def _job(self, subject: _Subject, digest: bytes) -> SoftwareJob:
-        unlocked = subject.unlocked or await self._unlock(subject)
-        return SoftwareJob(unlocked.private_key, unlocked.public_key, digest)
+        if subject.unlocked is None:
+            subject.unlocked = await self._unlock(subject)
+        return SoftwareJob(subject.unlocked.private_key, subject.unlocked.public_key, digest)
 
     async def _unlock(self, subject: _Subject) -> UnlockedKey:
         if subject.info is not None and not software_allowed(subject.info, self._policy):

@@ -45,13 +45,28 @@ def read_json(document: bytes) -> Any:
         raise NestedTooDeep(f"nested deeper than {MAX_DEPTH} levels")
     try:
         # msgspec is strict about what is JSON, but of a name that stands twice it takes the last, where others take the
-        # first. The standard library can tell.
-        msgspec.json.decode(document)
-        return json.loads(document, object_pairs_hook=_without_duplicates)
+        # first. A name has a colon behind it, so where there are as many names as colons none was dropped; else there
+        # are colons in strings too, or a name stands twice, and the standard library tells which (twice the time).
+        value = _DECODER.decode(document)
+        if _names_in(value) == document.count(b":"):
+            return value
+        return _TELLING.decode(document.decode())
     except TwiceNamed:
         raise
     except (ValueError, RecursionError):
         raise NotJSON("not JSON") from None
+
+
+def _names_in(value: Any) -> int:
+    """How many names there are in all objects of a value."""
+    names, inside = 0, [value]
+    for one in inside:
+        if type(one) is dict:
+            names += len(one)
+            inside.extend(one.values())
+        elif type(one) is list:
+            inside.extend(one)
+    return names
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -59,3 +74,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) < len(pairs):
         raise TwiceNamed("a name stands twice in one object")
     return fields
+
+
+_DECODER = msgspec.json.Decoder()
+_TELLING = json.JSONDecoder(object_pairs_hook=_without_duplicates)

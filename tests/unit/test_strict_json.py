@@ -62,7 +62,10 @@ def test_what_is_not_json_is_refused(document: bytes) -> None:
         read_json(document)
 
 
-@pytest.mark.parametrize("document", [b'{"a":1,"a":1}', b'[{"b":{"a":1,"\\u0061":2}}]', b'{"":0,"":0}'])
+@pytest.mark.parametrize(
+    "document",
+    [b'{"a":1,"a":1}', b'[{"b":{"a":1,"\\u0061":2}}]', b'{"":0,"":0}', b'{"a":":","a":1}', b'{":":{"b:":0},":":"::"}'],
+)
 def test_a_name_that_stands_twice_is_refused(document: bytes) -> None:
     with pytest.raises(TwiceNamed):
         read_json(document)

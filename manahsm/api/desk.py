@@ -6,8 +6,7 @@ The one thing to know: a request that is refused before the service has seen it 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from manahsm.access import Access, Asker, asked_by
@@ -21,10 +20,11 @@ from manahsm.requests import KeyInfo, KeyState, Operation, Role, SignRequest
 from manahsm.service import Service
 from manahsm.signing.payloads import Signed
 
-__all__ = ["Desk", "covered_key", "may_sign", "one_key_with_role"]
+__all__ = ["REFUSALS", "Desk", "covered_key", "may_sign", "one_key_with_role"]
 
 T = TypeVar("T")
-_REFUSALS = (InvalidRequest, KeyNotFound, PolicyDenied, RoleDenied)
+REFUSALS = (InvalidRequest, KeyNotFound, PolicyDenied, RoleDenied)
+"""Errors by which something is refused; others mean that it could not be done."""
 
 
 class Desk:
@@ -82,16 +82,11 @@ class Desk:
 
         return await self._gateway.run(for_them)
 
-    @asynccontextmanager
-    async def refusals_on_record(self, asked: Asked, act: str, kind: Kind) -> AsyncIterator[None]:
-        """See that a refusal in the block has an audit record, where it is worth one and the service wrote none."""
-        try:
-            yield
-        except _REFUSALS as error:
-            if not asked.recorded and kind is not Kind.READ:
-                signing = kind is Kind.SIGN and not isinstance(error, MethodDenied)
-                await self.note_refusal(asked, act, error, signing=signing)
-            raise
+    async def keep_refusal(self, asked: Asked, act: str, kind: Kind, error: ManaHSMError) -> None:
+        """See that one of :data:`REFUSALS` has an audit record, where it is worth one and the service wrote none."""
+        if not asked.recorded and kind is not Kind.READ:
+            signing = kind is Kind.SIGN and not isinstance(error, MethodDenied)
+            await self.note_refusal(asked, act, error, signing=signing)
 
     async def note_refusal(
         self, asked: Asked, act: str, error: ManaHSMError, *, signing: bool, operation: Operation | None = None

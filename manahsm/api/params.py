@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 from attrs import field, frozen
@@ -59,6 +60,7 @@ _TRANSACTION: Schema = {"type": "object", "description": "with the field names o
 
 _HEX = re.compile(r"0[xX]((?:[0-9a-fA-F]{2})*)")
 _LONGEST_TEXT = 1024
+_NOT_GIVEN: Any = object()
 _KEY_MATERIAL = re.compile(r"[0-9a-fA-F]{41}")  # more hex digits in a row than an address has
 
 
@@ -85,28 +87,29 @@ def bind(params: tuple[Param, ...], given: list[Any] | dict[str, Any] | None) ->
     Raises:
         InvalidRequest: the message names the parameter and says what to do.
     """
-    by_name = given if isinstance(given, dict) else _named(params, given or [])
-    known = {param.name for param in params}
-    if unknown := [name for name in by_name if name not in known]:
-        wanted = ", ".join(param.name for param in params) or "none"
-        raise InvalidRequest(f"{show_name(unknown[0])}: is no parameter of this method; they are: {wanted}")
-    return [_value(param, by_name) for param in params]
-
-
-def _named(params: tuple[Param, ...], values: list[Any]) -> dict[str, Any]:
+    values = _in_order(params, given) if isinstance(given, dict) else given or []
     if len(values) > len(params):
-        wanted = ", ".join(param.name for param in params) or "none"
-        raise InvalidRequest(f"{len(values)} parameters are too many; they are: {wanted}")
-    return {param.name: value for param, value in zip(params, values, strict=False)}
+        raise InvalidRequest(f"{len(values)} parameters are too many; they are: {_wanted(params)}")
+    return [_value(param, value) for param, value in zip_longest(params, values, fillvalue=_NOT_GIVEN)]
 
 
-def _value(param: Param, given: Mapping[str, Any]) -> Any:
-    if param.name not in given:
-        if param.required:
-            raise InvalidRequest(f"{param.name}: is missing")
+def _in_order(params: tuple[Param, ...], given: dict[str, Any]) -> list[Any]:
+    known = {param.name for param in params}
+    if unknown := [name for name in given if name not in known]:
+        raise InvalidRequest(f"{show_name(unknown[0])}: is no parameter of this method; they are: {_wanted(params)}")
+    return [given.get(param.name, _NOT_GIVEN) for param in params]
+
+
+def _wanted(params: tuple[Param, ...]) -> str:
+    return ", ".join(param.name for param in params) or "none"
+
+
+def _value(param: Param, value: Any) -> Any:
+    if value is _NOT_GIVEN and param.required:
+        raise InvalidRequest(f"{param.name}: is missing")
+    if value is _NOT_GIVEN or (value is None and not param.required):
         return None
-    value = given[param.name]
-    return None if value is None and not param.required else param.read(value)
+    return param.read(value)
 
 
 # ---- values ----

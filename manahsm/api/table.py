@@ -15,7 +15,7 @@ from manahsm.api import params
 from manahsm.api.calls import Call, Method, Methods
 from manahsm.api.clef import clef_specs
 from manahsm.api.codes import MethodDenied
-from manahsm.api.desk import Desk
+from manahsm.api.desk import REFUSALS, Desk
 from manahsm.api.gateway import Gateway
 from manahsm.api.manage import manahsm_specs
 from manahsm.api.openrpc import openrpc_document
@@ -75,9 +75,12 @@ def _bound(spec: Spec, desk: Desk) -> Method:
 
     async def method(call: Call) -> Any:
         asked = Asked(call)
-        async with desk.refusals_on_record(asked, spec.name, spec.kind):
+        try:
             check_may_call(call, spec.kind)
             return await spec.do(asked, *params.bind(spec.params, call.params))
+        except REFUSALS as refusal:
+            await desk.keep_refusal(asked, spec.name, spec.kind, refusal)
+            raise
 
     return method
 
@@ -86,8 +89,11 @@ def _guarded(spec: Spec, method: Method, desk: Desk) -> Method:
     """A method that does all by itself, but for looking at access."""
 
     async def guarded(call: Call) -> Any:
-        async with desk.refusals_on_record(Asked(call), spec.name, spec.kind):
+        try:
             check_may_call(call, spec.kind)
+        except REFUSALS as refusal:
+            await desk.keep_refusal(Asked(call), spec.name, spec.kind, refusal)
+            raise
         return await method(call)
 
     return guarded

@@ -10,7 +10,7 @@ import socket
 import struct
 from asyncio import BaseTransport
 
-from attrs import frozen
+from attrs import field, frozen
 
 from manahsm.config.addresses import is_loopback
 from manahsm.config.api_tables import Listener
@@ -37,9 +37,11 @@ class Peer:
     tls: str | None = None
     uid: int | None = None
 
-    @property
-    def local(self) -> bool:
-        """Whether only this machine reaches the listener."""
+    local: bool = field(init=False, repr=False)
+    """Whether only this machine reaches the listener."""
+
+    @local.default
+    def _is_local(self) -> bool:
         return self.listener.socket is not None or is_loopback(self.listener.host)
 
 

@@ -11,17 +11,18 @@ import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 
 import anyio
 import anyio.to_thread
 import sniffio
-from anyio.from_thread import BlockingPortal
 
 from manahsm.api.accepting import accepting
 from manahsm.api.app import Doors, make_app
 from manahsm.api.behind import node_behind
+from manahsm.api.crossing import crossing
 from manahsm.api.dispatch import Dispatcher
-from manahsm.api.gateway import Direct, Gateway, ThroughPortal
+from manahsm.api.gateway import Direct, Gateway
 from manahsm.api.rest import Rest
 from manahsm.api.sockets import Door, open_doors
 from manahsm.api.table import methods_for
@@ -69,16 +70,23 @@ class Server:
     async def serve(self, service: Service, ctx: ChildContext) -> None:
         """Serve until it is told to stop: the body of a supervised task, one of the ``interfaces`` of a service."""
         if sniffio.current_async_library() == "asyncio":
-            await self._serve(Direct(service), ctx.started, ctx.wait_stopping)
+
+            async def started() -> None:
+                ctx.started()
+
+            await self._serve(Direct(service), started, ctx.wait_stopping)
         else:
             await self._serve_beside(service, ctx)
 
     async def _serve_beside(self, service: Service, ctx: ChildContext) -> None:
         """Serve from an asyncio loop in a thread."""
-        async with BlockingPortal() as portal:
+        async with crossing(service) as way:
+
+            async def started(_service: Service) -> None:
+                ctx.started()
 
             async def serve(stopping: Wait) -> None:
-                await self._serve(ThroughPortal(service, portal), lambda: portal.start_task_soon(ctx.started), stopping)
+                await self._serve(way, partial(way.run, started), stopping)
 
             loop = _LoopInThread(serve)
 
@@ -93,13 +101,13 @@ class Server:
                 await anyio.to_thread.run_sync(loop.run)
                 tasks.cancel_scope.cancel()
 
-    async def _serve(self, gateway: Gateway, started: Callable[[], object], stopping: Wait) -> None:
+    async def _serve(self, gateway: Gateway, started: Wait, stopping: Wait) -> None:
         """Serve on this asyncio loop."""
         async with AsyncExitStack() as stack:
             doors = await self._doors(gateway, stack)
             app = make_app(self._config.api, doors)
             await stack.enter_async_context(accepting(self._config.api, self.doors, app, self._context_of))
-            started()
+            await started()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._watch_certificates)
                 await stopping()

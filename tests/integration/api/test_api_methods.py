@@ -30,8 +30,9 @@ import manahsm
 from manahsm import KeyInfo, Role, Service
 from manahsm.access import Access
 from manahsm.api.calls import Answer, Call, Visitor
+from manahsm.api.crossing import crossing
 from manahsm.api.dispatch import Dispatcher
-from manahsm.api.gateway import Direct, Gateway, ThroughPortal
+from manahsm.api.gateway import Direct, Gateway
 from manahsm.api.rest import Rest
 from manahsm.api.table import methods_for
 from manahsm.config.api_tables import Dialect
@@ -114,10 +115,17 @@ async def elsewhere(work: Callable[[], Any]) -> Any:
 
 
 @asynccontextmanager
+async def gateway_to(service: Service) -> AsyncIterator[Gateway]:
+    if sniffio.current_async_library() == "asyncio":
+        yield Direct(service)
+    else:
+        async with crossing(service) as way:
+            yield way
+
+
+@asynccontextmanager
 async def stage(directory: Path, **changes: Any) -> AsyncIterator[Stage]:
-    async with manahsm.open_service(software_config(directory, **changes)) as service, BlockingPortal() as portal:
-        direct = sniffio.current_async_library() == "asyncio"
-        gateway = Direct(service) if direct else ThroughPortal(service, portal)
+    async with manahsm.open_service(software_config(directory, **changes)) as service, gateway_to(service) as gateway:
         key = await service.import_key(A_PRIVATE_KEY, "hot", "transaction_signer", "software")
         yield Stage(service, key, gateway, directory)
 

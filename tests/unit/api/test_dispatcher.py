@@ -15,8 +15,8 @@ from attrs import define, field
 
 from manahsm.access import Access
 from manahsm.api.calls import Answer, Call, Method, RPCError, Visitor
+from manahsm.api.crossing import crossing
 from manahsm.api.dispatch import Dispatcher, Forward
-from manahsm.api.gateway import ThroughPortal
 from manahsm.config.api_tables import Dialect
 from manahsm.errors import HSMUnavailable, Overloaded
 
@@ -251,8 +251,9 @@ async def test_a_caller_who_leaves_cancels_what_is_done_for_them() -> None:
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the way to a service on another loop, which has ended
 async def test_calls_whose_loop_has_ended_are_told_so() -> None:
-    with start_blocking_portal(backend="trio") as portal:
-        gateway = ThroughPortal(None, portal)  # type: ignore[arg-type] - nobody is there to be asked
+    nobody: Any = None
+    with start_blocking_portal(backend="trio") as portal, portal.wrap_async_context_manager(crossing(nobody)) as way:
+        gateway = way
 
     async def lost(_call: Call) -> None:
         await gateway.run(lambda service: service.status())

@@ -20,7 +20,6 @@ import sniffio
 from manahsm.api.accepting import accepting
 from manahsm.api.app import Doors, make_app
 from manahsm.api.behind import node_behind
-from manahsm.api.crossing import crossing
 from manahsm.api.dispatch import Dispatcher
 from manahsm.api.gateway import Direct, Gateway
 from manahsm.api.rest import Rest
@@ -80,6 +79,8 @@ class Server:
 
     async def _serve_beside(self, service: Service, ctx: ChildContext) -> None:
         """Serve from an asyncio loop in a thread."""
+        from manahsm.api.crossing import crossing  # noqa: PLC0415 - and trio, which nobody else needs
+
         async with crossing(service) as way:
 
             async def started(_service: Service) -> None:

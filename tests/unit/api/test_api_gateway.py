@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+import trio
 
 from manahsm.api.crossing import Crossing, crossing
 from manahsm.errors import InvalidRequest, ServiceStopping
@@ -75,7 +76,7 @@ async def test_calls_begin_in_the_order_in_which_they_come() -> None:
 
 async def test_what_comes_together_wakes_the_other_loop_once() -> None:
     woken: list[Callable[[], None]] = []
-    async with anyio.create_task_group() as tasks:
+    async with trio.open_nursery() as tasks:
         way = Crossing(NOBODY, tasks, woken.append)
 
         async def ask() -> None:
@@ -119,7 +120,7 @@ async def test_a_call_after_the_other_loop_has_ended_is_told_so() -> None:
 
 async def test_a_call_that_the_other_loop_has_not_begun_when_it_ends_is_told_so() -> None:
     woken: list[Callable[[], None]] = []
-    async with anyio.create_task_group() as tasks:
+    async with trio.open_nursery() as tasks:
         way = Crossing(NOBODY, tasks, woken.append)
         told = anyio.Event()
 
@@ -140,7 +141,7 @@ async def test_a_loop_that_is_gone_without_having_said_so_does_nothing() -> None
     def gone(_take: Callable[[], None]) -> None:
         raise RuntimeError("the run has finished")
 
-    async with anyio.create_task_group() as tasks:
+    async with trio.open_nursery() as tasks:
         way = Crossing(NOBODY, tasks, gone)
         for _ in range(2):
             with pytest.raises(ServiceStopping, match="nothing was done"):

@@ -7,8 +7,8 @@ its answer is made, and where that comes in parts, until the last one is sent or
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from collections.abc import Mapping
 from email.utils import formatdate
 from http import HTTPStatus
@@ -252,7 +252,7 @@ def _request_id(headers: Headers) -> str:
     given = headers.get(b"x-request-id")
     if given is not None and is_request_id(text := given.decode("latin-1")):
         return text
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def _is_json(headers: Headers) -> bool:

@@ -163,7 +163,8 @@ async def test_calls_that_go_on_are_waited_for_at_the_end() -> None:
     assert done == [True]
 
 
-async def test_whoever_asked_may_be_gone_when_there_is_an_answer() -> None:
+@pytest.mark.parametrize("loop_ends", [False, True])
+async def test_whoever_asked_may_be_gone_when_there_is_an_answer(loop_ends: bool) -> None:
     begun, go_on, done = anyio.Event(), anyio.Event(), anyio.Event()
 
     async def slow(_service: Any) -> None:
@@ -172,12 +173,20 @@ async def test_whoever_asked_may_be_gone_when_there_is_an_answer() -> None:
             await go_on.wait()
         done.set()
 
+    async def let_go(_service: Any) -> None:
+        go_on.set()
+        await done.wait()
+
     async with crossing(NOBODY) as way:
 
         async def leave() -> None:
-            asyncio.ensure_future(way.run(slow))  # noqa: RUF006 - its loop ends, and it with it
+            call = asyncio.ensure_future(way.run(slow))
             while not begun.is_set():  # noqa: ASYNC110 - of another loop
                 await asyncio.sleep(0.001)
+            if not loop_ends:
+                call.cancel()
+                await asyncio.wait([call])
+                await way.run(let_go)
 
         await beside(leave)
         go_on.set()

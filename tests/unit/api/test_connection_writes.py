@@ -1,4 +1,4 @@
-"""How an answer is written: what goes out in one piece and what does not; and how long a connection is waited for."""
+"""How requests are read and answers written: what comes or goes in pieces, and how long a connection is waited for."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from manahsm.config.api_tables import Api, Dialect, Listener
 pytestmark = pytest.mark.anyio
 
 IDLE = 60.0
+MOST = 1024  # bytes of a body
 
 
 @pytest.fixture
@@ -54,8 +55,10 @@ class Says:
 
     def __init__(self, body: bytes, status: int = 200) -> None:
         self._answer = Answer(body=body, status=status)
+        self.heard: list[bytes] = []
 
-    async def answer(self, *_: Any) -> Answer:
+    async def answer(self, *asked: Any) -> Answer:
+        self.heard.append(asked[0])
         return self._answer
 
 
@@ -64,7 +67,7 @@ class Lines:
 
     def __init__(self, says: Says) -> None:
         given: Any = says
-        app = make_app(Api(port=0), Doors(rpc={tuple(Dialect): given}, rest=given))
+        app = make_app(Api(port=0, max_body=MOST), Doors(rpc={tuple(Dialect): given}, rest=given))
         self._config, self._state = make_config(app, idle=IDLE), ServerState()
 
     def unmade(self) -> tuple[Connection, Written]:
@@ -74,10 +77,11 @@ class Lines:
     async def pieces(self, *requests: bytes) -> tuple[list[bytes], Written]:
         connection, transport = self.unmade()
         connection.connection_made(transport)
-        connection.data_received(b"".join(requests))
-        for _ in range(20):
-            await asyncio.sleep(0)
+        for request in requests:
+            connection.data_received(request)
+            await settled()
         connection.connection_lost(None)
+        await settled()
         return transport.pieces, transport
 
 
@@ -110,9 +114,70 @@ class Clockwork:
         self._now = when
 
 
+async def settled() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 def request(method: str = "POST", *lines: str) -> bytes:
-    head = "\r\n".join([f"{method} / HTTP/1.1", "host: localhost", *lines, "content-length: 0"])
-    return head.encode() + b"\r\n\r\n"
+    return "\r\n".join([f"{method} / HTTP/1.1", "host: localhost", *(lines or ["content-length: 0"]), "", ""]).encode()
+
+
+JSON = "content-type: application/json"
+CHUNKED = request("POST", JSON, "transfer-encoding: chunked")
+FULL = b"[%b]" % (b" " * (MOST - 2))
+
+
+def chunk(part: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(part), part)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([request("POST", JSON, f"content-length: {MOST}") + FULL], id="whole"),
+        pytest.param([request("POST", JSON, f"content-length: {MOST}"), FULL[:9], FULL[9:]], id="as it comes"),
+        pytest.param([CHUNKED, chunk(FULL[:9]), chunk(FULL[9:]), chunk(b"")], id="chunked"),
+    ],
+)
+async def test_a_body_is_read_to_its_end_however_it_comes(parts: list[bytes]) -> None:
+    says = Says(b"said")
+    (piece,), _ = await Lines(says).pieces(*parts)
+    assert piece.startswith(b"HTTP/1.1 200")
+    assert says.heard == [FULL]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([request("POST", JSON, f"content-length: {MOST + 1}")], id="said to be"),
+        pytest.param([CHUNKED + chunk(FULL + b" ") + chunk(b"")], id="whole"),
+        pytest.param([CHUNKED, chunk(FULL[:9]), chunk(FULL[9:] + b" ")], id="in parts"),
+    ],
+)
+async def test_a_body_that_is_too_large_is_not_read_on(parts: list[bytes]) -> None:
+    says = Says(b"said")
+    pieces, transport = await Lines(says).pieces(*parts)
+    assert pieces[0].startswith(b"HTTP/1.1 413")
+    assert transport.closed
+    assert says.heard == []
+
+
+async def test_half_a_body_asks_for_nothing() -> None:
+    says = Says(b"said")
+    assert (await Lines(says).pieces(CHUNKED, chunk(FULL[:9])))[0] == []
+    assert says.heard == []
+
+
+async def test_what_is_not_said_to_be_json_is_not_read() -> None:
+    says = Says(b"said")
+    (piece,), _ = await Lines(says).pieces(request("POST", "content-type: text/plain", "content-length: 2") + b"[]")
+    assert piece.startswith(b"HTTP/1.1 415")
+    (piece,), _ = await Lines(says).pieces(
+        request("POST", "content-type: Application/JSON; charset=utf-8", "content-length: 2") + b"[]"
+    )
+    assert piece.startswith(b"HTTP/1.1 200")
+    assert says.heard == [b"[]"]
 
 
 async def test_an_answer_goes_out_in_one_piece() -> None:
@@ -122,7 +187,7 @@ async def test_an_answer_goes_out_in_one_piece() -> None:
 
 
 async def test_each_of_two_requests_that_come_together_has_its_own() -> None:
-    pieces, _ = await Lines(Says(b"said")).pieces(request(), request())
+    pieces, _ = await Lines(Says(b"said")).pieces(request() + request())
     assert [piece[-8:] for piece in pieces] == [b"\r\n\r\nsaid"] * 2
 
 
@@ -144,7 +209,7 @@ async def test_a_large_body_is_not_copied_behind_its_head() -> None:
 
 
 async def test_a_connection_that_is_not_kept_ends_behind_its_answer() -> None:
-    (piece,), transport = await Lines(Says(b"said")).pieces(request("POST", "connection: close"))
+    (piece,), transport = await Lines(Says(b"said")).pieces(request("POST", "connection: close", "content-length: 0"))
     assert piece.endswith(b"said")
     assert transport.closed
 

@@ -53,6 +53,8 @@ class EventHub:
 def log_event(event: Happening) -> None:
     """Write one event to the log."""
     match event:
+        case SignEnded() | SessionEnded() | StandInBegan():
+            pass  # the audit log and those who report them write these
         case ChildExited(exit=Crashed() | Wedged()):
             cause = cause_of(event.exit)
             _log.warning(
@@ -77,8 +79,6 @@ def log_event(event: Happening) -> None:
             level("breaker", breaker=event.breaker, state=event.state, before=event.previous, reason=event.reason)
         case BreakerAvailabilityChanged():
             _log.info("available" if event.available else "unavailable", breaker=event.breaker, reason=event.reason)
-        case SignEnded() | SessionEnded() | StandInBegan():
-            pass  # the audit log and those who report them write these
         case ChildStartFailed() | WaitingForWedged():
             _log.warning(type(event).__name__, supervisor=event.supervisor, detail=str(event))
         case _:

@@ -7,8 +7,10 @@ first increment. aioprometheus escapes nothing, so label values are escaped once
 
 from __future__ import annotations
 
+import itertools
 import platform
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterator
 from importlib.metadata import version
 
 from aioprometheus.collectors import Collector, Counter, Gauge, Histogram, Registry
@@ -17,7 +19,7 @@ from aioprometheus.histogram import Histogram as Buckets
 
 from manahsm.monitoring.metrics import CATALOGUE, DURATION_BUCKETS, Kind, Metric, Names, Values
 
-__all__ = ["CONTENT_TYPE", "Exposition", "UnknownSeries", "escaped"]
+__all__ = ["CONTENT_TYPE", "Durations", "Exposition", "Series", "UnknownSeries", "escaped"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUILD_INFO = "mana_hsm_build_info"
@@ -32,11 +34,56 @@ def escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
+class Series:
+    """One counter or gauge. Whoever counts for every signature keeps it, and adds to ``number``.
+
+    Attributes:
+        number: what it shows at the next scrape.
+    """
+
+    __slots__ = ("_collector", "_labels", "_shown", "number")
+
+    def __init__(self, collector: Collector, labels: dict[str, str]) -> None:
+        self.number: float = 0
+        self._shown: float | None = None
+        self._collector = collector
+        self._labels = labels
+
+    def show(self) -> None:
+        """Hand the number to aioprometheus, if it is another than before."""
+        if self.number != self._shown:
+            self._collector.set_value(self._labels, self.number)
+            self._shown = self.number
+
+
+class Durations:
+    """One histogram of :data:`DURATION_BUCKETS`. An observation counts in one bucket; they are added up at a scrape."""
+
+    __slots__ = ("_buckets", "_counts", "_seconds")
+
+    def __init__(self, buckets: Buckets) -> None:
+        self._buckets = buckets
+        self._counts = [0] * len(buckets.buckets)
+        self._seconds = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Add an observation."""
+        self._counts[bisect_left(DURATION_BUCKETS, seconds)] += 1
+        self._seconds += seconds
+
+    def show(self) -> None:
+        """Hand the counts to aioprometheus."""
+        up_to = dict(zip(self._buckets.buckets, itertools.accumulate(self._counts), strict=True))
+        self._buckets.buckets.update(up_to)
+        self._buckets.observations = sum(self._counts)
+        self._buckets.sum = self._seconds
+
+
 class Exposition:
     """All metrics of one service. Use it from the event loop's thread alone.
 
-    Counting happens for every signature, a scrape every few seconds: so numbers are kept in plain dictionaries, and
-    those that have changed are handed to aioprometheus when its text is asked for.
+    Counting happens for every signature, a scrape every few seconds: so numbers are kept here, and handed to
+    aioprometheus when its text is asked for.
 
     Args:
         names: what the configuration adds to the label values.
@@ -45,15 +92,35 @@ class Exposition:
     def __init__(self, names: Names) -> None:
         self._registry = Registry()
         self._collectors: dict[str, Collector] = {}
-        self._labels: dict[str, dict[Values, dict[str, str]]] = {}
-        self._numbers: dict[str, dict[Values, float]] = {}
-        self._changed: set[tuple[str, Values]] = set()
-        self._observed: dict[str, dict[Values, Buckets]] = {}
+        self._series: dict[str, dict[Values, Series]] = {}
+        self._durations: dict[str, dict[Values, Durations]] = {}
         for metric in CATALOGUE.values():
             self._add(metric, metric.series(names))
         self._add_build_info()
 
     # ---- counting ----
+
+    def series(self, name: str, *values: str) -> Series:
+        """Find a counter or gauge, to add to it.
+
+        Raises:
+            UnknownSeries: the catalogue has no such series.
+        """
+        try:
+            return self._series[name][values]
+        except KeyError:
+            raise _unknown(name, values) from None
+
+    def durations(self, name: str, *values: str) -> Durations:
+        """Find a histogram, to add to it.
+
+        Raises:
+            UnknownSeries: the catalogue has no such series.
+        """
+        try:
+            return self._durations[name][values]
+        except KeyError:
+            raise _unknown(name, values) from None
 
     def count(self, name: str, *values: str) -> None:
         """Add one to a counter.
@@ -61,11 +128,7 @@ class Exposition:
         Raises:
             UnknownSeries: the catalogue has no such series.
         """
-        try:
-            self._numbers[name][values] += 1
-        except KeyError:
-            raise _unknown(name, values) from None
-        self._changed.add((name, values))
+        self.series(name, *values).number += 1
 
     def observe(self, name: str, amount: float, *values: str) -> None:
         """Add an observation to a histogram.
@@ -73,11 +136,7 @@ class Exposition:
         Raises:
             UnknownSeries: the catalogue has no such series.
         """
-        try:
-            buckets = self._observed[name][values]
-        except KeyError:
-            raise _unknown(name, values) from None
-        buckets.observe(amount)
+        self.durations(name, *values).observe(amount)
 
     def set(self, name: str, amount: float, *values: str) -> None:
         """Set a gauge, or a counter that others keep.
@@ -85,11 +144,7 @@ class Exposition:
         Raises:
             UnknownSeries: the catalogue has no such series.
         """
-        numbers = self._numbers[name]
-        if values not in numbers:
-            raise _unknown(name, values)
-        numbers[values] = amount
-        self._changed.add((name, values))
+        self.series(name, *values).number = amount
 
     # ---- reading ----
 
@@ -99,21 +154,21 @@ class Exposition:
         Raises:
             UnknownSeries: the catalogue has no such series.
         """
-        try:
-            return float(self._numbers[name][values])
-        except KeyError:
-            raise _unknown(name, values) from None
+        return float(self.series(name, *values).number)
 
     def values(self, name: str) -> Iterator[tuple[Values, float]]:
         """Yield every series of a counter or gauge: its label values and its number."""
-        for values, number in self._numbers[name].items():
-            yield values, float(number)
+        for values, series in self._series[name].items():
+            yield values, float(series.number)
 
     def text(self) -> str:
         """Return everything in the text format 0.0.4, metric by metric in the order of the catalogue."""
-        for name, values in self._changed:
-            self._collectors[name].set_value(self._labels[name][values], self._numbers[name][values])
-        self._changed.clear()
+        for series in self._series.values():
+            for number in series.values():
+                number.show()
+        for histogram in self._durations.values():
+            for durations in histogram.values():
+                durations.show()
         formatter = TextFormatter()
         blocks = (formatter.marshall_collector(self._collectors[name]) for name in CATALOGUE)
         return "\n".join(blocks) + "\n"
@@ -122,24 +177,23 @@ class Exposition:
 
     def _add(self, metric: Metric, series: tuple[Values, ...]) -> None:
         self._collectors[metric.name] = collector = _collector(metric, self._registry)
-        self._labels[metric.name] = known = {
-            values: dict(zip(metric.labels, map(escaped, values), strict=True)) for values in series
-        }
+        known = {values: dict(zip(metric.labels, map(escaped, values), strict=True)) for values in series}
         if metric.kind is Kind.HISTOGRAM:
-            self._observed[metric.name] = observed = {values: Buckets(*DURATION_BUCKETS) for values in series}
+            self._durations[metric.name] = durations = {}
             for values, labels in known.items():
-                collector.set_value(labels, observed[values])
+                buckets = Buckets(*DURATION_BUCKETS)
+                collector.set_value(labels, buckets)
+                durations[values] = Durations(buckets)
             return
-        self._numbers[metric.name] = dict.fromkeys(series, 0)
-        for labels in known.values():
-            collector.set_value(labels, 0)
+        self._series[metric.name] = {values: Series(collector, labels) for values, labels in known.items()}
+        for one in self._series[metric.name].values():
+            one.show()
 
     def _add_build_info(self) -> None:
         values = (version("manahsm"), platform.python_version())
-        labels: Mapping[str, str] = dict(zip(CATALOGUE[_BUILD_INFO].labels, map(escaped, values), strict=True))
-        self._labels[_BUILD_INFO][values] = dict(labels)
-        self._numbers[_BUILD_INFO][values] = 1
-        self._changed.add((_BUILD_INFO, values))
+        labels = dict(zip(CATALOGUE[_BUILD_INFO].labels, map(escaped, values), strict=True))
+        self._series[_BUILD_INFO][values] = series = Series(self._collectors[_BUILD_INFO], labels)
+        series.number = 1
 
 
 def _unknown(name: str, values: Values) -> UnknownSeries:

@@ -62,6 +62,7 @@ class Performance:
         names = tuple(slots) if enabled else ()
         components = measured_components(names) if enabled else ()
         self._windows = {component: Window(retention, clock.now()) for component in components}
+        self._service = self._windows.get(SIGNING_SERVICE)
         self._of_slot = {slot: self._windows[slot_component(slot)] for slot in names}
 
     @property
@@ -71,16 +72,17 @@ class Performance:
 
     def record(self, event: Observed) -> None:
         """Count what is an operation."""
-        if not self._windows:
+        if self._service is None:
             return
         match event:
-            case SignEnded(outcome=outcome, duration=duration):
-                failed = is_failure(outcome)
-                if failed or outcome == SIGNED:
-                    now = self._clock.now()
-                    self._windows[SIGNING_SERVICE].record(now, failed=failed, duration=duration)
-                    if event.slot is not None and not failed:
-                        self._of_slot[event.slot].record(now, failed=False, duration=duration)
+            case SignEnded():
+                failed = event.outcome != SIGNED
+                if failed and not is_failure(event.outcome):
+                    return
+                now = self._clock.now()
+                self._service.record(now, failed=failed, duration=event.duration)
+                if event.slot is not None and not failed:
+                    self._of_slot[event.slot].record(now, failed=False, duration=event.duration)
             case SessionEnded(slot=slot, reason=str(reason)) if reason != HOST_GONE:  # it was idle, or unused yet
                 self._of_slot[slot].record(self._clock.now(), failed=True)
             case _:

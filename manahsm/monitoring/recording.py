@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from attrs import frozen
+
 from manahsm.events import Happening
-from manahsm.monitoring.exposition import Exposition
+from manahsm.monitoring.exposition import Durations, Exposition, Series
 from manahsm.monitoring.metrics import NOWHERE, OTHER, REASONS, SIGN_OUTCOMES, Failure, Part
 from manahsm.monitoring.performance import Performance
-from manahsm.requests import Backend
+from manahsm.requests import Backend, Operation
 from manahsm.signing.observed import SessionEnded, SignEnded, StandInBegan
 from supervisors import (
     BreakerStateChanged,
@@ -32,6 +34,8 @@ _ROOT, _SLOTS, _WATCH, _INTERFACES = "manahsm", "slots", "watch", "interfaces"
 _SOFTWARE_HOSTS = "software hosts"
 _NO_SLOT = ""
 
+_Ending = tuple[Backend | None, str | None, Operation, str, bool]
+
 
 def part_of(slots: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Part and slot for each supervisor of :mod:`manahsm.tree`, by its name (pure)."""
@@ -48,6 +52,19 @@ def part_of(slots: Iterable[str]) -> dict[str, tuple[str, str]]:
     return parts
 
 
+@frozen
+class _Alike:
+    """What is counted for requests that end alike.
+
+    Attributes:
+        counters: each takes one more.
+        durations: takes how long it took.
+    """
+
+    counters: tuple[Series, ...]
+    durations: Durations
+
+
 class Recorder:
     """A listener for :class:`manahsm.events.EventHub`.
 
@@ -61,6 +78,7 @@ class Recorder:
         self._exposition = exposition
         self._performance = performance
         self._parts = part_of(slots)
+        self._alike: dict[_Ending, _Alike] = {}
 
     def __call__(self, event: Happening) -> None:
         """Count one event."""
@@ -88,16 +106,33 @@ class Recorder:
             case _:
                 pass
 
+    @property
+    def remembered(self) -> int:
+        """In how many ways requests have ended: what the memory depends on."""
+        return len(self._alike)
+
     def _sign_ended(self, event: SignEnded) -> None:
+        ending = (event.backend, event.slot, event.operation, event.outcome, event.diverted)
+        alike = self._alike.get(ending)
+        if alike is None:
+            alike = self._find(event)
+            if event.outcome in _OUTCOMES:  # so that no more are kept than there are series
+                self._alike[ending] = alike
+        for counter in alike.counters:
+            counter.number += 1
+        alike.durations.observe(event.duration)
+
+    def _find(self, event: SignEnded) -> _Alike:
+        series = self._exposition.series
         where = (event.backend.value if event.backend else NOWHERE, event.slot or _NO_SLOT)
         outcome = event.outcome if event.outcome in _OUTCOMES else OTHER
-        self._count("mana_hsm_signatures_total", *where, event.operation.value, outcome)
-        self._exposition.observe("mana_hsm_sign_duration_seconds", event.duration, *where)
+        counters = [series("mana_hsm_signatures_total", *where, event.operation.value, outcome)]
         if event.diverted:
             if event.backend is Backend.SOFTWARE:
-                self._count("mana_hsm_fallback_operations_total")
+                counters.append(series("mana_hsm_fallback_operations_total"))
             elif event.slot is not None:
-                self._count("mana_hsm_backup_operations_total", event.slot)
+                counters.append(series("mana_hsm_backup_operations_total", event.slot))
+        return _Alike(tuple(counters), self._exposition.durations("mana_hsm_sign_duration_seconds", *where))
 
     def _failed(self, event: ChildExited | ChildStartFailed, how: Failure) -> None:
         self._count("mana_hsm_failures_total", *self._part(event.supervisor, event.child), how.value)

@@ -107,6 +107,7 @@ def keep_watch(
                 signing.note(event)
                 if event.outcome == AuditUnavailable.code:
                     health.wake(audit.component)
+                return  # no alert comes of one signature
             case SessionEnded(reason=str()) if event.slot in by_slot:
                 by_slot[event.slot].session_broke()
         alerts.listen(event)

@@ -49,6 +49,8 @@ NOT_OURS = frozenset(
     }
 )
 """Outcomes that say nothing about the signer."""
+_TIMED = frozenset({SIGNED, DeadlineExceeded.code})
+"""Outcomes that took their time: what fails at once would make the mean look good."""
 
 
 @frozen(kw_only=True)
@@ -120,7 +122,7 @@ class Traffic:
             at.signed += 1
         else:
             at.failures[outcome] = at.failures.get(outcome, 0) + 1
-        if outcome in {SIGNED, DeadlineExceeded.code}:  # what fails at once would make the mean look good
+        if outcome in _TIMED:
             at.timed += 1
             at.seconds += duration
             at.slowest = max(at.slowest, duration)

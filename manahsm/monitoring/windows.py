@@ -103,6 +103,7 @@ class Window:
         self._began = now
         shorter = [_Level(length, kept_for) for length, kept_for in _LEVELS if kept_for < retention]
         self._levels = (*shorter, _Level(max(_FINEST, retention / _LAST_LEVEL), retention))
+        self._finest = self._levels[0].slices
 
     def record(self, now: float, *, failed: bool, duration: float | None = None) -> None:
         """Count one operation that has ended.
@@ -112,7 +113,7 @@ class Window:
             failed: whether it failed.
             duration: seconds that it took, or ``None`` where nobody knows.
         """
-        finest = self._levels[0].slices
+        finest = self._finest
         if not finest or finest[-1].limit < now:
             self._forget(now)
             self._levels[0].at(now)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 from attrs import frozen
 
 from manahsm.requests import Backend, Operation
@@ -20,8 +21,8 @@ HOST_GONE = "HOST_GONE"
 """Why a session ends whose host has ended while it was idle; else it is the name of an outcome."""
 
 
-@frozen(kw_only=True)
-class SignEnded:
+# A Struct, for one is made for every signature: 0.2 us, where a frozen attrs class takes 0.7.
+class SignEnded(msgspec.Struct, frozen=True, kw_only=True):
     """One signing request has ended, after its audit record was written (or could not be).
 
     Attributes:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from aioprometheus.histogram import Histogram as Buckets
 from exposition import lint, samples_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manahsm.config.model import Config
 from manahsm.events import Happening
-from manahsm.monitoring.exposition import Exposition, UnknownSeries
+from manahsm.monitoring.exposition import Durations, Exposition, UnknownSeries
 from manahsm.monitoring.meters import Meters
-from manahsm.monitoring.metrics import CATALOGUE, Kind, Names
+from manahsm.monitoring.metrics import CATALOGUE, DURATION_BUCKETS, Kind, Names
 from manahsm.monitoring.sources import Sources
 from manahsm.requests import Backend, Operation
 from manahsm.signing.observed import SessionEnded, SignEnded, StandInBegan
@@ -180,6 +181,19 @@ def test_the_buckets_of_a_histogram_are_cumulative_and_end_at_infinity() -> None
         4,
         5,
     ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0, 100) | st.sampled_from(DURATION_BUCKETS), max_size=30))
+def test_a_histogram_counts_as_that_of_aioprometheus_does(durations: list[float]) -> None:
+    expected, found = Buckets(*DURATION_BUCKETS), Buckets(*DURATION_BUCKETS)
+    subject = Durations(found)
+    for duration in durations:
+        expected.observe(duration)
+        subject.observe(duration)
+    subject.show()
+
+    assert (found.buckets, found.observations, found.sum) == (expected.buckets, expected.observations, expected.sum)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,8 @@ class Scene:
     def __init__(self) -> None:
         self.exposition = Exposition(Names.of_slots(SLOTS))
         performance = Performance(SLOTS, retention=60.0, clock=ManualClock(), enabled=True)
-        self.hub = EventHub(Recorder(self.exposition, performance, SLOTS))
+        self.recorder = Recorder(self.exposition, performance, SLOTS)
+        self.hub = EventHub(self.recorder)
 
     def counts(self, *events: Happening) -> dict[tuple[str, ...], float]:
         """Every counter that is not zero after these events."""
@@ -129,6 +130,18 @@ def test_a_failed_request_is_timed_too() -> None:
     labels = '{backend="none",slot=""}'
     assert f"mana_hsm_sign_duration_seconds_count{labels} 1.0" in scene.exposition.text()
     assert f"mana_hsm_sign_duration_seconds_sum{labels} 0.25" in scene.exposition.text()
+
+
+def test_what_callers_make_up_is_not_remembered() -> None:
+    """Else each new word would take memory for ever."""
+    scene = Scene()
+    scene.counts(*(ended(f"word {number}", None, None) for number in range(100)), ended(), ended())
+
+    assert scene.counts() == {
+        ("signatures", "none", "", "hash", "other"): 100,
+        ("signatures", "hsm", "main", "hash", "signed"): 2,
+    }
+    assert scene.recorder.remembered == 1
 
 
 def test_an_event_of_an_unknown_part_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:

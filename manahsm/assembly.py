@@ -169,7 +169,7 @@ class Assembly:
         syncs = self.config.audit.fsync is not Fsync.NEVER
         return Sources(
             status=self.status,
-            list_keys=self.registry.list,
+            count_keys=self.registry.census,
             audit=lambda: audit_state(audit, syncs=syncs, now=utc_now()),
             health=lambda: {one.name: one.status.score for one in self.watch.health.report().components},
             alerts=lambda: [alert.cause for alert in self.watch.alerts.alerts()],

@@ -104,12 +104,11 @@ class Gauges:
         self._set("mana_hsm_queue_expired_total", queue.expired, backend, slot)
 
     def _read_keys(self) -> None:
-        found = Counter(
-            (key.backend.value, key.role.value if key.role else NOWHERE, key.state.value)
-            for key in self._sources.list_keys()
-        )
+        found: Counter[tuple[str, ...]] = Counter()
+        for kind, count in self._sources.count_keys().items():
+            found[kind.backend.value, kind.role.value if kind.role else NOWHERE, kind.state.value] += count
         for values, _ in self._exposition.values("mana_hsm_keys"):
-            self._set("mana_hsm_keys", found[values[0], values[1], values[2]], *values)
+            self._set("mana_hsm_keys", found[values], *values)
 
     def _read_audit(self) -> None:
         audit = self._sources.audit()

@@ -17,7 +17,7 @@ from pathlib import Path
 from attrs import frozen
 
 from manahsm.audit.log import AuditLog
-from manahsm.requests import KeyInfo
+from manahsm.keys.index import KeyKind
 from manahsm.status import ServiceStatus
 
 __all__ = ["AuditState", "ProcessState", "Sources", "audit_state", "process_state", "resident_memory"]
@@ -113,7 +113,7 @@ class Sources:
 
     Attributes:
         status: what it has and does.
-        list_keys: its keys.
+        count_keys: how many keys of each kind it has.
         audit: its audit log, or ``None`` where it has none.
         health: scores of components, 1 healthy, 0.5 degraded, 0 unhealthy; one that was not checked may be left out.
         alerts: the cause of each open alert, by name.
@@ -121,7 +121,7 @@ class Sources:
     """
 
     status: Callable[[], ServiceStatus]
-    list_keys: Callable[[], Iterable[KeyInfo]]
+    count_keys: Callable[[], Mapping[KeyKind, int]]
     audit: Callable[[], AuditState | None] = _no_audit
     health: Callable[[], Mapping[str, float]] = dict
     alerts: Callable[[], Iterable[str]] = tuple

@@ -59,6 +59,40 @@ async def test_a_key_is_found_by_id_label_and_address(registry: KeyRegistry) -> 
         assert registry.resolve(reference) is key
 
 
+async def test_keys_in_software_are_those_that_live_there_or_have_a_twin(registry: KeyRegistry) -> None:
+    home = await registry.add(sample_key(1, backend=Backend.SOFTWARE))
+    twin = await registry.add(sample_key(2, software_twin=True))
+    await registry.add(sample_key(3))
+    await registry.add(sample_key(4, backend=Backend.SOFTWARE))
+    successor = await registry.rotate(sample_key(4).key_id, sample_key(5, backend=Backend.SOFTWARE))
+
+    assert await registry.in_software() == [home.key_id, twin.key_id, successor.key_id]
+
+
+@pytest.mark.parametrize("changes", [1, 2, 100])
+async def test_keys_that_change_meanwhile_are_seen_as_they_are_at_the_end(
+    registry: KeyRegistry, monkeypatch: pytest.MonkeyPatch, changes: int
+) -> None:
+    """With so many changes that it never goes through all of them in peace, too."""
+    monkeypatch.setattr("manahsm.keys.registry._AT_ONCE", 1)
+    numbers = iter(range(1, 1000))
+    for _ in range(3):
+        await registry.add(sample_key(next(numbers), backend=Backend.SOFTWARE))
+    left = changes
+
+    async def change() -> None:
+        nonlocal left
+        if left:
+            left -= 1
+            if left % 2:
+                await registry.remove(registry.list()[0].key_id)
+            await registry.add(sample_key(next(numbers), backend=Backend.SOFTWARE))
+
+    monkeypatch.setattr("manahsm.keys.registry.checkpoint", change)
+
+    assert await registry.in_software() == [key.key_id for key in registry.list()]
+
+
 @pytest.mark.parametrize("reference", ["Main", "other", "", "0123456789abcdef", "0x" + "00" * 20])
 async def test_a_name_that_no_key_has_is_not_found(registry: KeyRegistry, reference: str) -> None:
     await registry.add(sample_key(1, label="main"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -19,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from key_samples import A_DAY, public_key, sample_key
 
 from manahsm.errors import KeyExists, KeyNotFound, RoleDenied
+from manahsm.keys.index import KeyKind
 from manahsm.keys.registry import KeyRegistry
 from manahsm.requests import KeyInfo, KeyState, Role
 
@@ -142,6 +144,17 @@ class RegistryMachine(RuleBasedStateMachine):
             lambda: self.model.put(evolve(self.model.active(key_id), label=label)),
         )
 
+    @rule(number=NUMBERS, twin=st.booleans())
+    def set_software_twin(self, number: int, twin: bool) -> None:
+        key_id = sample_key(number).key_id
+
+        def note() -> None:
+            if key_id not in self.model.keys:
+                raise KeyNotFound
+            self.model.keys[key_id] = evolve(self.model.keys[key_id], software_twin=twin)
+
+        self.both(lambda: self.registry.set_software_twin(key_id, software_twin=twin), note)
+
     @rule(old=NUMBERS, new=NUMBERS)
     def rotate(self, old: int, new: int) -> None:
         key_id = sample_key(old).key_id
@@ -194,6 +207,8 @@ class RegistryMachine(RuleBasedStateMachine):
         for key in keys:
             for name in (key.key_id, key.label, key.address):
                 assert self.registry.get(name) == key
+        kinds = Counter(KeyKind(key.backend, key.role, key.state, key.software_twin) for key in keys)
+        assert self.registry.census() == kinds
 
 
 class OnAsyncio(RegistryMachine):

@@ -48,7 +48,7 @@ def no_status() -> ServiceStatus:
 
 
 def meters(slots: tuple[str, ...]) -> Meters:
-    return Meters(Config(), slots, Sources(status=no_status, list_keys=tuple), clock=ManualClock())
+    return Meters(Config(), slots, Sources(status=no_status, count_keys=dict), clock=ManualClock())
 
 
 @st.composite

@@ -8,9 +8,10 @@ are kept in memory and written in batches by :meth:`KeyRegistry.flush`.
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -299,7 +300,20 @@ def _ids_in_software(keys: Iterable[KeyInfo]) -> list[str]:
 def _load(path: Path) -> tuple[KeyStore, KeyIndex]:
     store = KeyStore.open(path)
     try:
-        return store, KeyIndex(store.load())
+        with _uncollected():
+            return store, KeyIndex(store.load())
     except BaseException:
         store.close()
         raise
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Make many objects that stay: looking for garbage among them would take a tenth of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -68,8 +68,8 @@ def from_row(row: tuple[Any, ...]) -> KeyInfo:
         count,
         state,
     ) = row
-    digest = keccak256(public_key[1:])
-    if len(public_key) != _PUBLIC_KEY_SIZE or digest[:8].hex() != key_id or digest[-20:].hex() != address[2:].lower():
+    digest = keccak256(public_key[1:]).hex()
+    if len(public_key) != _PUBLIC_KEY_SIZE or digest[:16] != key_id or digest[-40:] != address[2:].lower():
         raise ValueError("its id and address are not those of its public key")
     kind = _kind(role, usage, backend, slots, state)
     return KeyInfo(

@@ -11,8 +11,6 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from attrs import frozen
-
 from manahsm.ethereum.signatures import keccak256
 from manahsm.requests import Backend, KeyInfo, KeyState, Role, Usage
 
@@ -71,21 +69,21 @@ def from_row(row: tuple[Any, ...]) -> KeyInfo:
     digest = keccak256(public_key[1:]).hex()
     if len(public_key) != _PUBLIC_KEY_SIZE or digest[:16] != key_id or digest[-40:] != address[2:].lower():
         raise ValueError("its id and address are not those of its public key")
-    kind = _kind(role, usage, backend, slots, state)
+    its_role, its_usage, its_backend, its_slots, its_state = _kind(role, usage, backend, slots, state)
     return KeyInfo(
         key_id=key_id,
         address=address,
         public_key=public_key,
         label=label,
-        role=kind.role,
-        usage=kind.usage,
-        backend=kind.backend,
-        slots=kind.slots,
+        role=its_role,
+        usage=its_usage,
+        backend=its_backend,
+        slots=its_slots,
         software_twin=bool(twin),
         created_at=_moment(created),
         last_used=None if used is None else _moment(used),
         use_count=count,
-        state=kind.state,
+        state=its_state,
     )
 
 
@@ -93,28 +91,13 @@ def _moment(microseconds_: int) -> datetime:
     return _EPOCH + timedelta(0, 0, microseconds_)
 
 
-@frozen
-class _Kind:
-    """What many keys have in common."""
-
-    role: Role | None
-    usage: tuple[Usage, ...]
-    backend: Backend
-    slots: tuple[str, ...]
-    state: KeyState
-
-
-# Almost all keys are of a handful of kinds: 100,000 rows are read with a few calls and share the tuples. By name, each
-# of them would cost more than its hash does.
+# Almost all keys are of a handful of kinds: 100,000 rows are read with a few calls and share the tuples. To find each
+# member of an enum by its name would take longer than the row's hash does.
 @lru_cache(maxsize=256)
-def _kind(role: str | None, usage: str, backend: str, slots: str, state: str) -> _Kind:
-    return _Kind(
-        role=None if role is None else Role(role),
-        usage=_usage(usage),
-        backend=Backend(backend),
-        slots=_names(slots),
-        state=KeyState(state),
-    )
+def _kind(
+    role: str | None, usage: str, backend: str, slots: str, state: str
+) -> tuple[Role | None, tuple[Usage, ...], Backend, tuple[str, ...], KeyState]:
+    return None if role is None else Role(role), _usage(usage), Backend(backend), _names(slots), KeyState(state)
 
 
 @lru_cache(maxsize=256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 import stat
 from collections.abc import AsyncIterator
@@ -486,6 +487,28 @@ async def test_counters_that_could_not_be_written_are_written_later(path: Path) 
         registry._store._connection.execute("PRAGMA query_only = off")
     (after,) = await reopened(path)
     assert after.use_count == 1
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+async def test_the_garbage_collector_is_left_as_it_was(path: Path, enabled: bool, frozen: bool) -> None:
+    (gc.enable if enabled else gc.disable)()
+    try:
+        if frozen:
+            gc.freeze()
+        await reopened(path)
+        assert (gc.isenabled(), gc.get_freeze_count() > 0) == (enabled, frozen)
+    finally:
+        gc.unfreeze()
+        gc.enable()
+
+
+async def test_the_garbage_collector_works_after_a_start_that_failed(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"not a database, not at all " * 100)
+    with pytest.raises(RegistryError):
+        await reopened(path)
+    assert gc.isenabled()
 
 
 async def test_a_file_that_is_no_database_is_refused(path: Path) -> None:

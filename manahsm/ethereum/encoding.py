@@ -40,13 +40,13 @@ def minimal(number: int) -> bytes:
     return number.to_bytes((number.bit_length() + 7) // 8, "big")
 
 
-_SMALL_NUMBERS: Sequence[bytes] = [encode_raw(minimal(number)) for number in range(0x80)]
+_SMALL_NUMBERS: Sequence[bytes] = [encode_raw(minimal(number)) for number in range(_BYTES_OFFSET)]
 _NUMBER_PREFIXES: Sequence[bytes] = [length_prefix(size, _BYTES_OFFSET) for size in range(33)]
 
 
 def encode_number(number: int) -> bytes:
     """Return the RLP of a scalar, 0 to 2^256 - 1."""
-    if 0 <= number < len(_SMALL_NUMBERS):
+    if 0 <= number < _BYTES_OFFSET:
         return _SMALL_NUMBERS[number]
     size = (number.bit_length() + 7) // 8
     return _NUMBER_PREFIXES[size] + number.to_bytes(size, "big")

@@ -40,7 +40,7 @@ __all__ = ["READY", "HostLink", "failure_to_error"]
 READY = 0
 """Id of the first call, which the ready frame answers."""
 
-_READ_SIZE = 1024  # about 13 signatures: more at once would keep the event loop for long
+_READ_SIZE = 512  # about 6 signatures, a millisecond: more in one go would keep the event loop for long
 _MAX_BACKLOG = 1 << 20  # bytes that wait because the pipe is full: the host has stopped reading
 
 

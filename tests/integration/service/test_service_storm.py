@@ -71,7 +71,7 @@ def storm_config(softhsm_token: SoftHSMToken, tmp_path: Path) -> dict[str, Any]:
     return config_for(
         softhsm_token,
         tmp_path,
-        connection_pool={"size": 8, "max_overflow": 0, "processes": 2, "call_timeout": 1000},
+        connection_pool={"size": 8, "max_overflow": 0, "processes": 2, "call_timeout": 2000},
         audit={"fsync": "never"},
     )
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import manahsm
@@ -207,3 +208,44 @@ async def test_what_is_no_request_is_refused() -> None:
     async with channel_of(Signer(), ManualClock()) as channel:
         with pytest.raises(manahsm.InvalidRequest, match="not dict"):
             await channel.send({"key": "hot"})  # type: ignore[arg-type]
+
+
+async def test_a_request_that_comes_when_another_is_through_needs_no_new_task() -> None:
+    signer, clock = Signer(), ManualClock()
+    async with channel_of(signer, clock) as channel:
+        for number in range(50):
+            await channel.send(request_called(str(number)))
+            await settle()
+            signer.finish(str(number))
+            assert (await channel.receive()).request_id == str(number)
+        await settle()
+        assert len(channel._idle) == 1
+
+
+async def test_requests_that_are_sent_at_once_are_under_way_at_once() -> None:
+    signer, clock = Signer(), ManualClock()
+    async with channel_of(signer, clock) as channel:
+        for names in ("abc", "defgh"):  # the second time with three tasks that have nothing to do
+            for name in names:
+                channel.send_nowait(request_called(name))
+            await settle()
+            assert set(names) <= signer.gates.keys()
+            signer.finish(*names)
+            assert {(await channel.receive()).request_id for _ in names} == set(names)
+
+
+async def test_a_sender_that_finds_room_each_time_lets_others_have_their_turn() -> None:
+    signer, clock = Signer(), ManualClock()
+    turns: list[int] = []
+    async with channel_of(signer, clock, capacity=100) as channel, anyio.create_task_group() as tasks:
+
+        async def other() -> None:
+            while True:
+                turns.append(len(turns))
+                await anyio.lowlevel.checkpoint()
+
+        tasks.start_soon(other)
+        for number in range(100):
+            await channel.send(request_called(str(number)))
+        tasks.cancel_scope.cancel()
+    assert len(turns) >= 5

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 
 import anyio
 import anyio.abc
@@ -32,7 +31,7 @@ from manahsm.hsm.protocol import (
 )
 from manahsm.processes.child import ChildProcess
 from manahsm.processes.frames import ProtocolError, encode
-from manahsm.processes.pipes import read_while_open
+from manahsm.processes.pipes import Outbox, read_while_open
 from supervisors.clock import Clock
 
 __all__ = ["READY", "HostLink", "failure_to_error"]
@@ -53,8 +52,7 @@ class HostLink:
         self._clock = clock
         self._calls = CallTable()
         self._reader = read_replies()
-        self._backlog = bytearray()
-        self._backlogged = anyio.Event()
+        self._outbox = Outbox(child.commands)
         self._ended = anyio.Event()
         self._stopping = False
         self.is_open = True
@@ -114,33 +112,14 @@ class HostLink:
             frames = b"".join(map(encode, commands))
         except ProtocolError as error:
             raise self._not_sent(calls, "REQUEST_TOO_LARGE", str(error)) from None
-        if len(self._backlog) + len(frames) > _MAX_BACKLOG:
+        if len(self._outbox) + len(frames) > _MAX_BACKLOG:
             raise self._not_sent(calls, "HOST_BUSY", f"host {self._name} does not keep up")
-        self._write(frames, at_once=at_once)
+        self._outbox.write(frames, at_once=at_once)
 
     def _not_sent(self, calls: Sequence[Call], outcome: str, detail: str) -> HSMFailure:
         for call in calls:
             self._calls.take(call.id)
         return HSMFailure(outcome_named(outcome, calls[0].name), detail)
-
-    def _write(self, frames: bytes, *, at_once: bool = True) -> None:
-        flushed = not self._backlog
-        self._backlog += frames
-        if at_once:
-            # The pipe is full, or the host is dying: then its exit ends the calls.
-            with suppress(OSError):
-                self._write_backlog()
-        if flushed and self._backlog:
-            self._backlogged.set()
-
-    def _write_backlog(self) -> None:
-        """Write what the pipe takes.
-
-        Raises:
-            BlockingIOError: it takes nothing now.
-            OSError: the host is dying.
-        """
-        del self._backlog[: os.write(self._child.commands, self._backlog)]
 
     # ---- ending ----
 
@@ -149,7 +128,7 @@ class HostLink:
         if self.is_open:
             self._stopping = True
             self.is_open = False
-            self._write(encode(Shutdown()))
+            self._outbox.write(encode(Shutdown()))
 
     def kill(self) -> None:
         """End the process now."""
@@ -186,7 +165,7 @@ class HostLink:
     async def serve(self, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Read replies, watch deadlines and the process; returns when the host has ended (see :attr:`ending`)."""
         async with anyio.create_task_group() as tasks:
-            for task in (self._read, self._watch_deadlines, self._watch_exit, self._flush):
+            for task in (self._read, self._watch_deadlines, self._watch_exit, self._outbox.serve):
                 tasks.start_soon(task)
             task_status.started()
             await self._ended.wait()
@@ -228,7 +207,7 @@ class HostLink:
             call.fail(failure_to_error(reply.failure))
         elif call.abandoned and isinstance(reply, Opened):
             # Nobody knows this session.
-            self._write(encode(CloseSession(0, reply.session)))
+            self._outbox.write(encode(CloseSession(0, reply.session)))
         else:
             call.answer(reply)
 
@@ -261,19 +240,6 @@ class HostLink:
             return
         how = f"was ended by signal {-returncode}" if returncode < 0 else f"ended with status {returncode}"
         self._end(HostCrashed(f"host {self._name} {how}", returncode=returncode))
-
-    async def _flush(self) -> None:
-        while True:
-            await self._backlogged.wait()
-            self._backlogged = anyio.Event()
-            while self._backlog:
-                try:
-                    self._write_backlog()
-                except BlockingIOError:
-                    await anyio.wait_writable(self._child.commands)
-                except OSError:
-                    # It is dying: its exit ends the calls.
-                    return
 
 
 def outcome_from(failure: Failure) -> Outcome:

@@ -23,7 +23,7 @@ __all__ = ["SoftwareWorker"]
 
 _IN_LOOP = 8  # digests between two checkpoints, about half a millisecond of the loop
 _IN_CHUNK = 16  # digests for the host at a time, a millisecond of a processor
-_WORTH_A_TRIP = 4  # fewer are signed sooner than they are sent there and back
+_WORTH_A_TRIP = 4  # fewer are signed sooner than they are sent there and back, unless the loop has more to do anyway
 
 Answer = Made | SignatureMismatch
 
@@ -47,13 +47,13 @@ class SoftwareWorker:
         while True:
             requests: list[Request] = [await self._mailbox.receive(ctx.name)]
             size = len(requests[0].payload)
-            elsewhere = self._host is not None and self._host.has_room
-            most = _IN_CHUNK if elsewhere else _IN_LOOP
+            host = self._host if self._host is not None and self._host.has_room else None
+            most = _IN_LOOP if host is None else _IN_CHUNK
             while size < most and (more := self._mailbox.receive_nowait(ctx.name)) is not None:
                 requests.append(more)
                 size += len(more.payload)
-            if elsewhere and size >= _WORTH_A_TRIP:
-                self._hand_over(requests)
+            if host is not None and (size >= _WORTH_A_TRIP or host.busy):
+                self._hand_over(requests, host)
             else:
                 if self._host is not None and size >= _WORTH_A_TRIP:
                     self._host.want()
@@ -69,9 +69,8 @@ class SoftwareWorker:
                     await checkpoint()
             request.reply.succeed(answers)
 
-    def _hand_over(self, requests: Sequence[Request]) -> None:
+    def _hand_over(self, requests: Sequence[Request], host: SoftwareHost) -> None:
         """Send them to the host. They stay in our custody, so whatever becomes of it or of us, none is lost."""
-        assert self._host is not None  # noqa: S101 - it has room
 
         def answered(results: Results) -> None:
             made = map(_answer_of, results)
@@ -83,7 +82,7 @@ class SoftwareWorker:
                 if request.reply.held:
                     self._mailbox.give_back_one(request, count_attempt=False)
 
-        self._host.sign([_item_of(job) for job in _jobs_of(requests)], answered=answered, lost=lost)
+        host.sign([_item_of(job) for job in _jobs_of(requests)], answered=answered, lost=lost)
 
 
 def _jobs_of(requests: Sequence[Request]) -> Iterator[SoftwareJob]:

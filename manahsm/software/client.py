@@ -8,16 +8,18 @@ Its process is started when it is wanted for the first time, so it costs nothing
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import anyio
 from attrs import frozen
 
 from manahsm.processes.child import ChildProcess
 from manahsm.processes.frames import FrameReader, ProtocolError, encode
+from manahsm.processes.pipes import Outbox, read_while_open
 from manahsm.software.messages import READY, SignAll, SignedAll, read_replies
 from supervisors import ChildContext, Clock
 
@@ -52,22 +54,29 @@ class SoftwareHost:
 
     Args:
         clock: the time of deadlines.
+
+    Attributes:
+        pid: its process id while it serves.
     """
 
     def __init__(self, clock: Clock) -> None:
+        self.pid: int | None = None
         self._clock = clock
-        self._child: ChildProcess | None = None  # once it has said that it serves
+        self._outbox: Outbox | None = None  # while it serves
         self._chunks: deque[_Chunk] = deque()
         self._under_way = 0
         self._numbers = itertools.count(1)
-        self._backlog = b""
-        self._awaited = anyio.Event()
         self._wanted = anyio.Event()
 
     @property
     def has_room(self) -> bool:
         """Whether it runs and takes another chunk now."""
-        return self._child is not None and self._under_way < _MOST and not self._backlog
+        return self._outbox is not None and self._under_way < _MOST and not self._outbox
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has something under way."""
+        return self._under_way > 0
 
     def want(self) -> None:
         """Say that there is work for it; harmless when it runs."""
@@ -81,13 +90,11 @@ class SoftwareHost:
             answered: called with one result for each, as in :class:`~manahsm.software.messages.SignedAll`.
             lost: called in its place where there is no answer and will be none.
         """
-        assert self._child is not None  # noqa: S101 - it has room
+        assert self._outbox is not None  # noqa: S101 - it has room
         number = next(self._numbers)
         self._under_way += len(items)
         self._chunks.append(_Chunk(number, len(items), self._clock.now() + _PATIENCE, answered, lost))
-        self._backlog = encode(SignAll(number, items))
-        self._write(self._child)
-        self._awaited.set()
+        self._outbox.write(encode(SignAll(number, items)))
 
     async def run(self, ctx: ChildContext) -> None:
         """Wait until it is wanted, then run one process until it ends or the task is cancelled.
@@ -102,65 +109,64 @@ class SoftwareHost:
         except OSError as error:
             raise SoftwareHostEnded(f"the software host can not be started: {error.strerror}") from error
         try:
-            self._expect_ready(child)
             await self._serve(child)
         finally:
-            self._child = None
+            self._outbox = self.pid = None
             self._wanted = anyio.Event()
             chunks, self._chunks = self._chunks, deque()
-            self._under_way, self._backlog = 0, b""
+            self._under_way = 0
             for chunk in chunks:
                 chunk.lost()
             await child.end(_GRACE)
 
-    def _expect_ready(self, child: ChildProcess) -> None:
-        """Take the first frame as the answer to a chunk of nothing."""
-
-        def ready(_results: Results) -> None:
-            self._child = child
-
-        self._chunks.append(_Chunk(READY, 0, self._clock.now() + _START_PATIENCE, ready, lambda: None))
-        self._awaited.set()
-
     async def _serve(self, child: ChildProcess) -> None:
+        """Serve until the process ends, or has to.
+
+        Raises:
+            SoftwareHostEnded: always, but where the task is cancelled.
+        """
+        outbox = Outbox(child.commands)
+        self._expect_ready(child, outbox)
         ending: SoftwareHostEnded | None = None
 
-        async def watch_exit() -> None:
+        async def end_with(part: Callable[[], Awaitable[SoftwareHostEnded]]) -> None:
             nonlocal ending
-            returncode = await child.wait()
-            ending = ending or SoftwareHostEnded(f"the software host ended with status {returncode}")
+            end = await part()
+            ending = ending or end
             tasks.cancel_scope.cancel()
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(watch_exit)
-            try:
-                await self._exchange(child)
-            except SoftwareHostEnded as error:
-                ending = error  # kept out of the group, which would wrap it
-            tasks.cancel_scope.cancel()
-        if ending is not None:
-            raise ending
+            tasks.start_soon(outbox.serve)
+            for part in (self._read, self._watch_lateness, _exit_of):
+                tasks.start_soon(end_with, partial(part, child))
+        assert ending is not None  # noqa: S101 - else this was cancelled
+        raise ending
 
-    async def _exchange(self, child: ChildProcess) -> None:
+    def _expect_ready(self, child: ChildProcess, outbox: Outbox) -> None:
+        """Take the first frame as the answer to a chunk of nothing."""
+
+        def ready(_results: Results) -> None:
+            self._outbox, self.pid = outbox, child.pid
+
+        self._chunks.append(_Chunk(READY, 0, self._clock.now() + _START_PATIENCE, ready, lambda: None))
+
+    async def _read(self, child: ChildProcess) -> SoftwareHostEnded:
+        """Pass answers on until there can be none."""
         reader = read_replies()
-        while True:
-            await self._awaited.wait()
-            self._awaited = anyio.Event()
-            while self._chunks:
-                with self._clock.move_on_at(self._chunks[0].due) as late:
-                    await self._ready(child)
-                if late.cancelled_caught:
-                    child.kill()
-                    raise SoftwareHostEnded("the software host did not answer in time and was killed")
-                self._write(child)
-                with suppress(BlockingIOError):
-                    self._take(reader, os.read(child.replies, _READ_SIZE))
 
-    async def _ready(self, child: ChildProcess) -> None:
-        if self._backlog:
-            await anyio.wait_writable(child.commands)
-        else:
-            await anyio.wait_readable(child.replies)
+        def receive() -> bool:
+            try:
+                data = os.read(child.replies, _READ_SIZE)
+            except BlockingIOError:
+                return True
+            self._take(reader, data)
+            return bool(data)
+
+        try:
+            await read_while_open(child.replies, receive)
+        except SoftwareHostEnded as ended:
+            return ended
+        return SoftwareHostEnded("the software host closed its pipe")
 
     def _take(self, reader: FrameReader[SignedAll], data: bytes) -> None:
         """Pass answers on. Whatever is not the answer to the oldest chunk is not trusted, nor is what follows it."""
@@ -168,8 +174,6 @@ class SoftwareHost:
             replies = reader.feed(data)
         except ProtocolError as error:
             raise SoftwareHostEnded(f"the software host wrote what is no frame: {error}") from None
-        if not data:
-            raise SoftwareHostEnded("the software host closed its pipe")
         for reply in replies:
             chunk = self._chunks[0] if self._chunks else None
             if chunk is None or (reply.id, len(reply.results)) != (chunk.id, chunk.size):
@@ -178,8 +182,15 @@ class SoftwareHost:
             self._under_way -= chunk.size
             chunk.answered(reply.results)
 
-    def _write(self, child: ChildProcess) -> None:
-        """Write what the pipe takes. Where the process is dying, its exit ends the chunks."""
-        if self._backlog:
-            with suppress(OSError):
-                self._backlog = self._backlog[os.write(child.commands, self._backlog) :]
+    async def _watch_lateness(self, child: ChildProcess) -> SoftwareHostEnded:
+        """Wait until an answer is late. What is asked while this sleeps is due after it wakes."""
+        while True:
+            now, due = self._clock.now(), self._chunks[0].due if self._chunks else math.inf
+            if due <= now:
+                child.kill()
+                return SoftwareHostEnded("the software host did not answer in time and was killed")
+            await self._clock.sleep_until(min(due, now + _PATIENCE))
+
+
+async def _exit_of(child: ChildProcess) -> SoftwareHostEnded:
+    return SoftwareHostEnded(f"the software host ended with status {await child.wait()}")

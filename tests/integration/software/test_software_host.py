@@ -52,8 +52,8 @@ async def running(host: SoftwareHost) -> AsyncIterator[list[SoftwareHostEnded]]:
 
 
 def pid_of(host: SoftwareHost) -> int:
-    assert host._child is not None
-    return host._child.pid
+    assert host.pid is not None
+    return host.pid
 
 
 class Chunk:
@@ -127,7 +127,6 @@ async def test_an_answer_that_does_not_fit_the_question_is_not_believed() -> Non
     async with running(host) as ended:
         os.kill(pid_of(host), signal.SIGSTOP)
         chunk = Chunk(host, items(2))
-        assert host._child is not None
         signature = sign(A_PRIVATE_KEY, digest_of(2)).to_bytes()
         for answer in (SignedAll(7, [signature, signature]), SignedAll(1, [signature])):
             with pytest.raises(SoftwareHostEnded, match="what was not asked"):

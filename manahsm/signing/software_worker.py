@@ -22,8 +22,8 @@ from supervisors import ChildContext, Mailbox, Request
 __all__ = ["SoftwareWorker"]
 
 _IN_LOOP = 8  # digests between two checkpoints, about half a millisecond of the loop
-_IN_CHUNK = 16  # digests for the host at a time, a millisecond of a processor
-_WORTH_A_TRIP = 4  # fewer are signed sooner than they are sent there and back, unless the loop has more to do anyway
+_IN_CHUNK = 8  # digests for the host at a time: while it has these, the next callers get ready
+_SEVERAL = 4  # fewer are signed sooner than they are sent there and back
 
 Answer = Made | SignatureMismatch
 
@@ -52,10 +52,10 @@ class SoftwareWorker:
             while size < most and (more := self._mailbox.receive_nowait(ctx.name)) is not None:
                 requests.append(more)
                 size += len(more.payload)
-            if host is not None and (size >= _WORTH_A_TRIP or host.busy):
+            if host is not None and _worth_a_trip(size, host.under_way):
                 self._hand_over(requests, host)
             else:
-                if self._host is not None and size >= _WORTH_A_TRIP:
+                if self._host is not None and size >= _SEVERAL:
                     self._host.want()
                 await self._sign_here(requests)
             await checkpoint()
@@ -83,6 +83,11 @@ class SoftwareWorker:
                     self._mailbox.give_back_one(request, count_attempt=False)
 
         host.sign([_item_of(job) for job in _jobs_of(requests)], answered=answered, lost=lost)
+
+
+def _worth_a_trip(size: int, under_way: int) -> bool:
+    """Whether to send digests to the host: several, or a few that find it at work and soon through (pure)."""
+    return size >= _SEVERAL or 0 < under_way < _IN_CHUNK
 
 
 def _jobs_of(requests: Sequence[Request]) -> Iterator[SoftwareJob]:

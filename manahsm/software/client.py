@@ -26,7 +26,7 @@ from supervisors import ChildContext, Clock
 __all__ = ["SoftwareHost", "SoftwareHostEnded"]
 
 _HOST = "manahsm.software.host"
-_MOST = 64  # digests under way, four milliseconds of a processor: all of them may come back at once
+_MOST = 52  # digests under way, from which no more are taken: what comes beyond is signed in the loop
 _PATIENCE = 1.0  # seconds for a chunk that takes a few milliseconds
 _START_PATIENCE = 30.0  # seconds
 _GRACE = 1.0  # seconds to end by itself once its pipe is closed
@@ -74,9 +74,9 @@ class SoftwareHost:
         return self._outbox is not None and self._under_way < _MOST and not self._outbox
 
     @property
-    def busy(self) -> bool:
-        """Whether it has something under way."""
-        return self._under_way > 0
+    def under_way(self) -> int:
+        """Digests that it has."""
+        return self._under_way
 
     def want(self) -> None:
         """Say that there is work for it; harmless when it runs."""

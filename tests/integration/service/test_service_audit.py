@@ -192,7 +192,6 @@ def test_a_full_disk_stops_signatures_and_nothing_else(tmp_path: Path) -> None:
         [sys.executable, "-m", "manahsm.run", "--config", str(path), "--stdio"],
         input=b"".join(line % number for number in range(50)),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")},
         capture_output=True,
         timeout=30,
         check=False,

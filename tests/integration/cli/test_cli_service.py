@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anyio
@@ -111,6 +111,15 @@ def test_a_batch_whose_answers_are_lost_says_so(software: Path, tmp_path: Path) 
     assert (done.returncode, done.stderr) == (1, b"manahsm: the output was lost: No space left on device\n")
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """What is started can be interrupted, though a shell that runs tests in the background has them ignore that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interruption_ends_the_service_in_order(used: Path) -> None:
     running = subprocess.Popen(  # noqa: S603 - our own module
         command("sign", "batch", "-", "--json", "--quiet", "--config", used),

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 from p11fault import FaultModule
-from p11fault_rules import Delay, Return
+from p11fault_rules import Delay, Hang, Return
 from services import audit_records, config_for, digest_of, eventually, recovered_address
 from softhsm import SoftHSMToken
 
@@ -128,6 +128,32 @@ async def test_a_token_that_hangs_is_given_up_as_soon_with_digests_behind(
             assert slot.ready_hosts
             clock.advance(0.2)
             await eventually(lambda: not Path(f"/proc/{host}").exists())
+            await eventually(lambda: clock.advance(0.2) or len(signed) == 2)
+
+
+async def test_a_call_that_hangs_when_its_turn_has_come_is_given_up_as_soon_as_one_that_waited_for_nobody(
+    p11fault: FaultModule, tmp_path: Path
+) -> None:
+    clock = ManualClock()
+    changes = {
+        **p11fault.config_changes(),
+        "connection_pool": {**ONE_SESSION, "call_timeout": 2000, "timeout": 60_000},
+        "fallback": {"fallback_timeout": 60_000},
+    }
+    async with manahsm.open_service(config_for(p11fault.token, tmp_path, **changes), clock=clock) as service:
+        await service.generate_key("hot", "transaction_signer")
+        await service.filled()
+        slot, signed = service._slots[0], list[manahsm.Signature]()
+        host = pid_of(service)
+        p11fault.set(Hang("C_Sign", after=1))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(sign_at_once, service, 2, signed)
+            await eventually(lambda: signed)
+            clock.advance(1.9)
+            assert slot.ready_hosts
+            clock.advance(0.2)
+            await eventually(lambda: not Path(f"/proc/{host}").exists())
+            p11fault.clear()
             await eventually(lambda: clock.advance(0.2) or len(signed) == 2)
 
 

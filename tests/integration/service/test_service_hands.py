@@ -15,6 +15,7 @@ from services import audit_records, config_for, digest_of, eventually, recovered
 from softhsm import SoftHSMToken
 
 import manahsm
+from manahsm.hsm import link
 from manahsm.hsm.client import HostSession
 from manahsm.signing.decisions import MOST_AT_ONCE, share_of
 from supervisors.testing import ManualClock
@@ -236,6 +237,26 @@ async def test_a_slow_recovery_keeps_its_session_from_taking_what_another_could_
             await service.sign_hash(digest_of(1), "hot")
         signed = [await service.sign_hash(digest_of(number), "hot") for number in range(2, 8)]
         assert (len(signed), slot.mailbox.waiting_receivers) == (6, 1)
+
+
+async def test_a_session_that_is_sound_takes_nothing_either_while_its_slot_recovers(
+    softhsm_token: SoftHSMToken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = {"size": 2, "max_overflow": 0, "processes": 1}
+    clock = ManualClock()
+    async with manahsm.open_service(config_for(softhsm_token, tmp_path, connection_pool=pool), clock=clock) as service:
+        await service.generate_key("hot", "transaction_signer")
+        await service.filled()
+        slot = service._slots[0]
+        with monkeypatch.context() as patch:
+            patch.setattr(link, "_MAX_BACKLOG", 0)  # HOST_BUSY: it is to rest for a while, on a clock that stands
+            with pytest.raises(manahsm.HSMUnavailable):
+                await service.sign_hash(digest_of(1), "hot")
+        for number in range(2, 8):
+            await service.sign_hash(digest_of(number), "hot")
+        assert (slot.mailbox.waiting_receivers, slot.pool.open) == (1, 2)
+        clock.advance(0.2)
+        await eventually(lambda: slot.mailbox.waiting_receivers == 2)
 
 
 @pytest.mark.parametrize(

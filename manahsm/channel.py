@@ -69,10 +69,8 @@ class SigningChannel:
         self._in_a_row = (self._in_a_row + 1) % _IN_A_ROW
         if not self._in_a_row:
             await checkpoint()
-        try:
-            self.send_nowait(request)
-        except Overloaded:
-            await self._send_when_there_is_room(request)
+        if not self._started(request):
+            await self._start_when_there_is_room(request)
 
     def send_nowait(self, request: SignRequest) -> None:
         """Hand a request over if there is room now.
@@ -81,15 +79,8 @@ class SigningChannel:
             InvalidRequest: this is no request, or :meth:`finish` was called before.
             Overloaded: there is no room. It was not accepted.
         """
-        if not isinstance(request, SignRequest):
-            raise InvalidRequest(f"a channel takes SignRequest objects, not {type(request).__name__}")
-        if self._finished_sending:
-            raise InvalidRequest(_FINISHED)
-        try:
-            self._room.acquire_nowait()
-        except anyio.WouldBlock:
-            raise Overloaded(_FULL) from None
-        self._start(request)
+        if not self._started(request):
+            raise Overloaded(_FULL)
 
     def finish(self) -> None:
         """Say that nothing more is sent: :meth:`receive` ends after the last outcome."""
@@ -118,7 +109,20 @@ class SigningChannel:
                 return
             yield outcome
 
-    async def _send_when_there_is_room(self, request: SignRequest) -> None:
+    def _started(self, request: SignRequest) -> bool:
+        """Begin a request, and return whether there was room for it."""
+        if not isinstance(request, SignRequest):
+            raise InvalidRequest(f"a channel takes SignRequest objects, not {type(request).__name__}")
+        if self._finished_sending:
+            raise InvalidRequest(_FINISHED)
+        try:
+            self._room.acquire_nowait()
+        except anyio.WouldBlock:
+            return False
+        self._start(request)
+        return True
+
+    async def _start_when_there_is_room(self, request: SignRequest) -> None:
         with self._clock.move_on_after(request.timeout or self._default_timeout):
             await self._room.acquire()
             if self._finished_sending:  # while this one waited; nobody may be left to receive its outcome

@@ -51,7 +51,7 @@ from supervisors import SYSTEM_CLOCK, ChildContext, Clock
 __all__ = ["Interface", "Service", "open_service"]
 
 _BATCH_AT_ONCE = 64  # more would keep the loop for long when all of them are prepared in one go
-_FEW = 8
+_FEW = 8  # of a batch for a token at once, however few sessions it has
 _CHUNK = 16  # of a batch for a software key: prepared in one go, in half a millisecond
 _CHUNKS_AT_ONCE = 6  # what the software host has under way, and those that are prepared meanwhile
 

@@ -20,11 +20,10 @@ from manahsm.requests import KeyInfo, KeyState, Operation, Role, SignRequest
 from manahsm.service import Service
 from manahsm.signing.payloads import Signed
 
-__all__ = ["REFUSALS", "Desk", "covered_key", "may_sign", "one_key_with_role"]
+__all__ = ["Desk", "covered_key", "may_sign", "one_key_with_role"]
 
 T = TypeVar("T")
-REFUSALS = (InvalidRequest, KeyNotFound, PolicyDenied, RoleDenied)
-"""Errors by which something is refused; others mean that it could not be done."""
+_REFUSALS = (InvalidRequest, KeyNotFound, PolicyDenied, RoleDenied)
 
 
 class Desk:
@@ -83,8 +82,15 @@ class Desk:
         return await self._gateway.run(for_them)
 
     async def keep_refusal(self, asked: Asked, act: str, kind: Kind, error: ManaHSMError) -> None:
-        """See that one of :data:`REFUSALS` has an audit record, where it is worth one and the service wrote none."""
-        if not asked.recorded and kind is not Kind.READ:
+        """See that a refusal has an audit record, where it is worth one and the service wrote none.
+
+        Args:
+            asked: by whom.
+            act: what they asked for.
+            kind: its kind.
+            error: why it was not done; most that can happen to an act is no refusal.
+        """
+        if isinstance(error, _REFUSALS) and not asked.recorded and kind is not Kind.READ:
             signing = kind is Kind.SIGN and not isinstance(error, MethodDenied)
             await self.note_refusal(asked, act, error, signing=signing)
 

@@ -16,7 +16,7 @@ from attrs import define, field
 from manahsm.api import params
 from manahsm.api.calls import Answer, Call, Visitor
 from manahsm.api.codes import http_status_of, retry_header
-from manahsm.api.desk import REFUSALS, Desk, may_sign
+from manahsm.api.desk import Desk, may_sign
 from manahsm.api.gateway import Gateway
 from manahsm.api.specs import Asked, Kind
 from manahsm.api.table import check_may_call
@@ -110,8 +110,8 @@ class Rest:
             if page.name is not None:
                 check_may_call(asked.call, page.kind)
             return await page.methods[method](asked, body)
-        except REFUSALS as refusal:
-            await self._desk.keep_refusal(asked, asked.call.method, page.kind, refusal)
+        except ManaHSMError as error:
+            await self._desk.keep_refusal(asked, asked.call.method, page.kind, error)
             raise
 
     def _page(self, path: str, visitor: Visitor) -> _Page | None:

@@ -15,7 +15,7 @@ from manahsm.api import params
 from manahsm.api.calls import Call, Method, Methods
 from manahsm.api.clef import clef_specs
 from manahsm.api.codes import MethodDenied
-from manahsm.api.desk import REFUSALS, Desk
+from manahsm.api.desk import Desk
 from manahsm.api.gateway import Gateway
 from manahsm.api.manage import manahsm_specs
 from manahsm.api.openrpc import openrpc_document
@@ -23,6 +23,7 @@ from manahsm.api.specs import Asked, Do, Kind, Spec
 from manahsm.api.web3signer import web3signer_specs
 from manahsm.config.api_tables import Dialect
 from manahsm.config.model import Config
+from manahsm.errors import ManaHSMError
 
 __all__ = ["check_may_call", "methods_for"]
 
@@ -78,8 +79,8 @@ def _bound(spec: Spec, desk: Desk) -> Method:
         try:
             check_may_call(call, spec.kind)
             return await spec.do(asked, *params.bind(spec.params, call.params))
-        except REFUSALS as refusal:
-            await desk.keep_refusal(asked, spec.name, spec.kind, refusal)
+        except ManaHSMError as error:
+            await desk.keep_refusal(asked, spec.name, spec.kind, error)
             raise
 
     return method
@@ -91,8 +92,8 @@ def _guarded(spec: Spec, method: Method, desk: Desk) -> Method:
     async def guarded(call: Call) -> Any:
         try:
             check_may_call(call, spec.kind)
-        except REFUSALS as refusal:
-            await desk.keep_refusal(Asked(call), spec.name, spec.kind, refusal)
+        except ManaHSMError as error:
+            await desk.keep_refusal(Asked(call), spec.name, spec.kind, error)
             raise
         return await method(call)
 

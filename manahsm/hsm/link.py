@@ -56,7 +56,7 @@ class HostLink:
         self._ended = anyio.Event()
         self._stopping = False
         self.is_open = True
-        """Whether calls are taken."""
+        """Whether calls are taken: neither stopping nor ended. Kept, because it is asked four times a signature."""
         self._wakes_at = -math.inf
         self._nap = anyio.CancelScope()
         self.ending: HostEnded | None = None
@@ -112,7 +112,7 @@ class HostLink:
             frames = b"".join(map(encode, commands))
         except ProtocolError as error:
             raise self._not_sent(calls, "REQUEST_TOO_LARGE", str(error)) from None
-        if len(self._outbox) + len(frames) > _MAX_BACKLOG:
+        if self._outbox.waiting + len(frames) > _MAX_BACKLOG:
             raise self._not_sent(calls, "HOST_BUSY", f"host {self._name} does not keep up")
         self._outbox.write(frames, at_once=at_once)
 

@@ -29,7 +29,8 @@ class Outbox:
         self._waiting = bytearray()
         self._news = anyio.Event()
 
-    def __len__(self) -> int:
+    @property
+    def waiting(self) -> int:
         """Bytes that wait."""
         return len(self._waiting)
 

@@ -30,14 +30,13 @@ from manahsm.requests import Backend
 from manahsm.signing.decisions import never_tried, share_of
 from manahsm.signing.jobs import HSMJob, Made
 from manahsm.signing.slot import Slot
-from supervisors import BreakerState, Permit, Receiver, Request
+from supervisors import Permit, Receiver, Request
 
 __all__ = ["Conveyor", "Recovery"]
 
 _log = get_logger("manahsm.worker")
 
 _SHARES = 2
-_ADMITS_ALL = frozenset({BreakerState.CLOSED, BreakerState.FORCED_CLOSED})
 
 
 @frozen
@@ -184,7 +183,7 @@ class Conveyor:
     def _go_on(self) -> None:
         while self._takes and not self._recoveries:
             # Whether digests may wait in the host for their turn: a probe is one call, and needs its permit first.
-            ahead = self._slot.breaker.state in _ADMITS_ALL
+            ahead = self._slot.admits_all
             if self._shares >= _SHARES if ahead else self._sent:
                 return
             taken, self._taken = self._taken or self._receive(ahead=ahead), []

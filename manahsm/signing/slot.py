@@ -136,7 +136,7 @@ class Slot:
     @property
     def reason(self) -> str | None:
         """Why it is down or latched, or its breaker not closed, for people."""
-        if self.breaker.state not in _WELL:
+        if not self.admits_all:
             return self.breaker.reason
         return self._no_session or self._failure
 
@@ -146,6 +146,11 @@ class Slot:
         return self.breaker.refusal() is None
 
     @property
+    def admits_all(self) -> bool:
+        """Whether its breaker admits every call; on probation it admits one probe after the other."""
+        return self.breaker.state in _WELL
+
+    @property
     def may_be_waited_for(self) -> bool:
         """Whether it is starting, so that a request with no other route may wait for it."""
         return self.phase is SlotPhase.CONNECTING and self.breaker.state not in _REFUSING
@@ -153,7 +158,7 @@ class Slot:
     @property
     def well(self) -> bool:
         """Whether it can sign, and is not on probation."""
-        return self.phase is SlotPhase.UP and self.breaker.state in _WELL
+        return self.phase is SlotPhase.UP and self.admits_all
 
     @property
     def public_keys(self) -> frozenset[bytes]:

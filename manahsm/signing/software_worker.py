@@ -21,8 +21,7 @@ from supervisors import ChildContext, Mailbox, Request
 
 __all__ = ["SoftwareWorker"]
 
-_IN_LOOP = 8  # digests between two checkpoints, about half a millisecond of the loop
-_IN_CHUNK = 8  # digests for the host at a time: while it has these, the next callers get ready
+_AT_ONCE = 8  # digests: half a millisecond of the loop, or of the host, in which the next callers get ready
 _SEVERAL = 4  # fewer are signed sooner than they are sent there and back
 
 Answer = Made | SignatureMismatch
@@ -48,8 +47,7 @@ class SoftwareWorker:
             requests: list[Request] = [await self._mailbox.receive(ctx.name)]
             size = len(requests[0].payload)
             host = self._host if self._host is not None and self._host.has_room else None
-            most = _IN_LOOP if host is None else _IN_CHUNK
-            while size < most and (more := self._mailbox.receive_nowait(ctx.name)) is not None:
+            while size < _AT_ONCE and (more := self._mailbox.receive_nowait(ctx.name)) is not None:
                 requests.append(more)
                 size += len(more.payload)
             if host is not None and _worth_a_trip(size, host.under_way):
@@ -65,7 +63,7 @@ class SoftwareWorker:
             answers: list[Answer] = []
             for number, job in enumerate(request.payload, start=1):
                 answers.append(_sign(job))
-                if not number % _IN_LOOP:
+                if not number % _AT_ONCE:
                     await checkpoint()
             request.reply.succeed(answers)
 
@@ -87,7 +85,7 @@ class SoftwareWorker:
 
 def _worth_a_trip(size: int, under_way: int) -> bool:
     """Whether to send digests to the host: several, or a few that find it at work and soon through (pure)."""
-    return size >= _SEVERAL or 0 < under_way < _IN_CHUNK
+    return size >= _SEVERAL or 0 < under_way < _AT_ONCE
 
 
 def _jobs_of(requests: Sequence[Request]) -> Iterator[SoftwareJob]:

@@ -71,7 +71,7 @@ class SoftwareHost:
     @property
     def has_room(self) -> bool:
         """Whether it runs and takes another chunk now."""
-        return self._outbox is not None and self._under_way < _MOST and not self._outbox
+        return self._outbox is not None and self._under_way < _MOST and not self._outbox.waiting
 
     @property
     def under_way(self) -> int:

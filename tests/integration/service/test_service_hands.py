@@ -17,7 +17,10 @@ from softhsm import SoftHSMToken
 import manahsm
 from manahsm.hsm import link
 from manahsm.hsm.client import HostSession
+from manahsm.signing.conveyor import Conveyor
 from manahsm.signing.decisions import MOST_AT_ONCE, share_of
+from manahsm.signing.jobs import HSMJob
+from supervisors import Request
 from supervisors.testing import ManualClock
 
 pytestmark = pytest.mark.anyio
@@ -89,8 +92,10 @@ async def test_what_was_behind_a_failed_call_is_signed_by_another_session_and_co
         await service.filled()
         p11fault.set(Return("C_Sign", "CKR_DEVICE_ERROR", count=1), Delay("C_Sign", 20))
         await sign_at_once(service, 12, signed)
-        window = service._slots[0].breaker.stats().window
+        slot = service._slots[0]
+        window, discarded = slot.breaker.stats().window, slot.pool_stats().discarded
     assert (len(signed), window.failures) == (12, 1)
+    assert discarded == {"CKR_DEVICE_ERROR": 1}
     assert p11fault.reused_after_failure == 0
 
 
@@ -156,6 +161,32 @@ async def test_a_call_that_hangs_when_its_turn_has_come_is_given_up_as_soon_as_o
             await eventually(lambda: not Path(f"/proc/{host}").exists())
             p11fault.clear()
             await eventually(lambda: clock.advance(0.2) or len(signed) == 2)
+
+
+async def test_what_ends_while_a_call_is_out_leaves_no_call_and_no_permit_behind(
+    softhsm_token: SoftHSMToken, tmp_path: Path
+) -> None:
+    pool = {"size": 1, "max_overflow": 1, "processes": 1}
+    async with manahsm.open_service(config_for(softhsm_token, tmp_path, connection_pool=pool)) as service:
+        key = await service.generate_key("hot", "transaction_signer")
+        await service.filled()
+        slot = service._slots[0]
+        session = await slot.pool.acquire(overflow=True)
+        conveyor = Conveyor(slot, session, "a worker")
+        conveyor.start()
+        os.kill(pid_of(service), signal.SIGSTOP)
+        requests = [Request(HSMJob(key.public_key, digest_of(number))) for number in (1, 2)]
+        for request in requests:
+            slot.mailbox.send_nowait(request)
+        assert (slot.breaker.stats().outstanding, slot.pulse.busy) == (2, 2)
+        conveyor.close()
+        assert (slot.breaker.stats().outstanding, slot.pulse.busy) == (1, 1)
+        assert slot.mailbox.give_back("a worker") == 1
+        os.kill(pid_of(service), signal.SIGCONT)
+        with anyio.fail_after(20):
+            for request in requests:
+                await request.wait()
+        await slot.pool.release(session)
 
 
 async def test_a_probe_is_one_call(softhsm_token: SoftHSMToken, tmp_path: Path) -> None:

@@ -141,6 +141,26 @@ async def test_a_finished_channel_ends_after_the_last_outcome() -> None:
     assert sorted(received) == ["a", "b"]
 
 
+async def test_senders_that_wait_for_room_are_all_told_when_it_is_finished_and_an_outcome_is_received() -> None:
+    signer, clock, told = Signer(), ManualClock(), list[str]()
+
+    async def send(channel: SigningChannel, name: str) -> None:
+        with pytest.raises(manahsm.InvalidRequest, match="finished"):
+            await channel.send(request_called(name))
+        told.append(name)
+
+    async with channel_of(signer, clock, capacity=1) as channel, anyio.create_task_group() as tasks:
+        await channel.send(request_called("a"))
+        for name in "bcd":
+            tasks.start_soon(send, channel, name)
+        await settle()
+        channel.finish()
+        signer.finish("a")
+        await channel.receive()
+        await settle()
+        assert sorted(told) == ["b", "c", "d"]
+
+
 async def test_a_receiver_that_waits_hears_of_the_end() -> None:
     signer, clock = Signer(), ManualClock()
     received: list[str] = []

@@ -294,6 +294,14 @@ def test_a_trip_opens_it_at_once(breaker: CircuitBreaker, clock: ManualClock) ->
     assert breaker.refusal() == Refusal("open: the device is gone", 5)
 
 
+def test_one_that_is_tripped_before_its_first_call_probes_when_its_time_is_over(
+    breaker: CircuitBreaker, clock: ManualClock
+) -> None:
+    breaker.trip("the device is gone")
+    clock.advance(10)
+    assert (breaker.state, breaker.refusal()) == (BreakerState.HALF_OPEN, None)
+
+
 def test_forced_open_admits_nothing_until_it_is_reset(breaker: CircuitBreaker, clock: ManualClock) -> None:
     breaker.force_open("maintenance")
     clock.advance(10_000)

@@ -51,6 +51,7 @@ async def test_a_task_can_be_cancelled_while_it_waits_and_setting_it_then_is_har
         await settle()
         tasks.cancel_scope.cancel()
     wakeup.set()
+    await settle()
     assert woken == []
 
 

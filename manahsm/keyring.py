@@ -238,9 +238,10 @@ class Keyring:
     async def _relabel_in_tokens(self, old: KeyInfo) -> None:
         """Let the tokens show, too, that a key is retired. The registry alone decides, so a refusal is harmless."""
         for slot in self._slots:
-            if slot.pool.hosts and old.public_key in slot.public_keys:
+            host = slot.serving_host
+            if host is not None and old.public_key in slot.public_keys:
                 try:
-                    await slot.pool.hosts[0].relabel_key(old.public_key, retired_label(old.label, old.key_id))
+                    await host.relabel_key(old.public_key, retired_label(old.label, old.key_id))
                 except (HSMFailure, HostEnded) as failure:
                     _log.warning("retired key not relabelled", slot=slot.name, error=str(failure))
 
@@ -250,11 +251,12 @@ class Keyring:
             raise HSMUnavailable(
                 "no slot is configured: set hsm.token_label or hsm.slots, or ask for backend 'software'"
             )
-        ready = [slot for slot in self._slots if slot.phase is SlotPhase.UP]
+        hosts = ((slot, slot.serving_host) for slot in self._slots if slot.phase is SlotPhase.UP)
+        ready = [(slot, host) for slot, host in hosts if host is not None]
         if not ready:
             raise self._slots[0].unavailable()
-        ready.sort(key=lambda slot: slot.config.priority is not Priority.PRIMARY)
-        return [(slot, slot.pool.hosts[0]) for slot in ready]
+        ready.sort(key=lambda found: found[0].config.priority is not Priority.PRIMARY)
+        return ready
 
 
 def _key(public_key: bytes, label: str, role: Role, backend: Backend, **more: Any) -> KeyInfo:

@@ -48,6 +48,7 @@ __all__ = [
     "TokenLabel",
     "TokenMaxSessions",
     "TokenSerial",
+    "Unnamed",
 ]
 
 SOURCE = Path(__file__).parent / "faults" / "p11fault.c"
@@ -189,6 +190,16 @@ class Logout(_FunctionRule):
 
     def verb(self) -> str:
         return "logout"
+
+
+@frozen
+class Unnamed(Rule):
+    """C_GetTokenInfo tells neither label nor serial number, as SoftHSM does while another process logs in."""
+
+    function: ClassVar[str] = "C_GetTokenInfo"
+
+    def verb(self) -> str:
+        return "unnamed"
 
 
 @frozen

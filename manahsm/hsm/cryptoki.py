@@ -131,6 +131,11 @@ class TokenInfoStructure(Structure):
         return bytes(getattr(self, name)).decode("utf-8", "replace").rstrip("\0 ")
 
     @property
+    def names(self) -> tuple[str, str]:
+        """The token's label and serial number."""
+        return self.text("label"), self.text("serial")
+
+    @property
     def flag_names(self) -> list[str]:
         """The CKF_* that are set, of those that matter here."""
         return [name for bit, name in TOKEN_FLAGS.items() if self.flags & bit]

@@ -56,8 +56,9 @@ class LoggedInToken:
         Raises:
             TokenCallFailed: what C_GetTokenInfo returned; CKR_TOKEN_NOT_PRESENT where another one took its place.
         """
-        info = self.module.token_info(self.slot_id)
-        if (info.text("label"), info.text("serial")) != (self.label, self.serial):
+        names = self.label, self.serial
+        info = self.module.token_info(self.slot_id, names)
+        if info.names != names:
             raise TokenCallFailed.named("TOKEN_NOT_FOUND", "C_GetTokenInfo", "another token took its place")
         return info
 
@@ -157,7 +158,7 @@ def open_token(start: Start) -> LoggedInToken:
     with login_turn(start.library_path):
         module = Module(start.library_path, start.quirks)
         slot_id, info = _find(module, start)
-        token = LoggedInToken(module, slot_id, info.text("label"), info.text("serial"))
+        token = LoggedInToken(module, slot_id, *info.names)
         if "CKM_ECDSA" not in token.mechanism_names():
             raise TokenCallFailed.named(
                 "TOKEN_UNSUITABLE", "C_GetMechanismList", f"token {token.label!r} does not offer CKM_ECDSA"

@@ -94,21 +94,27 @@ class Module:
             slots = self._library.get_slots()
         for slot in slots:
             with suppress(TokenCallFailed):
-                info = self.cryptoki.token_info(slot.slot_id)
+                info = self.token_info(slot.slot_id)
                 if "TOKEN_INITIALIZED" in info.flag_names:
                     with _calling("C_GetTokenInfo"):
                         self._tokens[slot.slot_id] = slot.get_token()
                     yield slot.slot_id, info
 
-    def token_info(self, slot_id: int) -> TokenInfoStructure:
+    def token_info(self, slot_id: int, known_as: tuple[str, str] | None = None) -> TokenInfoStructure:
         """Ask a token who and how it is.
 
-        While another process logs in, SoftHSM answers CKR_GENERAL_ERROR here for a tenth of a second (it rewrites the
-        token's file), so that code is believed only when it stays.
+        While another process logs in, SoftHSM answers CKR_GENERAL_ERROR here for a tenth of a second, or CKR_OK without
+        the token's names (it rewrites the token's file; measured). Either is believed only when it stays.
+
+        Args:
+            slot_id: a slot with a token.
+            known_as: the label and the serial number that it should have; ``None`` where it was never seen.
         """
         for delay in _ASK_AGAIN_AFTER:
             try:
-                return self.cryptoki.token_info(slot_id)
+                info = self.cryptoki.token_info(slot_id)
+                if info.names == known_as or (known_as is None and _is_plausible(info)):
+                    return info
             except TokenCallFailed as error:
                 if error.failure.rv != CKR["CKR_GENERAL_ERROR"]:
                     raise
@@ -265,6 +271,10 @@ class TokenSession:
         """Remove an object from the token."""
         with _calling("C_DestroyObject"):
             key.item.destroy()
+
+
+def _is_plausible(info: TokenInfoStructure) -> bool:
+    return all(info.names) or "TOKEN_INITIALIZED" not in info.flag_names
 
 
 def _describe(item: Any) -> KeyObject:

@@ -161,6 +161,11 @@ class Slot:
         return self.phase is SlotPhase.UP and self.admits_all
 
     @property
+    def serving_host(self) -> HostProcess | None:
+        """A host to ask about keys: one that takes calls, and not one that has just ended and is still listed."""
+        return next((host for host in self.pool.hosts if host.serving), None)
+
+    @property
     def public_keys(self) -> frozenset[bytes]:
         """Public keys (65 bytes each) that the token was last seen to hold."""
         return self._public_keys or frozenset()

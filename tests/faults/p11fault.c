@@ -21,6 +21,8 @@
  *     exit [STATUS]            end the process with _exit
  *     print                    write a line to standard output
  *     logout                   log the whole process out first
+ *     unnamed                  C_GetTokenInfo: neither label nor serial number, as SoftHSM answers now and then while
+ *                              another process logs in
  *     poison [CODE]            C_Sign: fail (CKR_DEVICE_ERROR) without having signed; from then on the session answers
  *                              CKR_OPERATION_ACTIVE to everything but closing, looking at it, login and logout
  *     corrupt                  C_Sign: change one bit of the signature
@@ -280,10 +282,10 @@ static void release_session(void) { atomic_fetch_sub(&shared->applications[appli
 /* ---- The control file ---- */
 
 /* From POISON on they are about C_Sign alone, from CORRUPT on about the signature that it has made. */
-enum verb { RETURN, DELAY, HANG, CRASH, EXIT, PRINT, LOGOUT, POISON,
+enum verb { RETURN, DELAY, HANG, CRASH, EXIT, PRINT, LOGOUT, UNNAMED, POISON,
             CORRUPT, TRUNCATE, ZERO, HIGH_S, OTHER_KEY, VERBS };
-static const char *const VERB[VERBS] = {"return", "delay", "hang", "crash", "exit", "print", "logout", "poison",
-                                        "corrupt", "truncate", "zero", "high_s", "other_key"};
+static const char *const VERB[VERBS] = {"return", "delay", "hang", "crash", "exit", "print", "logout", "unnamed",
+                                        "poison", "corrupt", "truncate", "zero", "high_s", "other_key"};
 
 enum quirk { RAW_EC_POINT, BARE_EC_POINT, RW_SESSIONS_ONLY, HANDLES_PER_SESSION, PIN_CU_USER, PIN_AUTH_KEY, CKA_ID_2,
              CKA_ID_2_REFUSED, SESSIONS_16, POINT_ON_PRIVATE_KEY, NO_POINT_ON_PRIVATE_KEY, NO_POINT_ON_PUBLIC_KEY,
@@ -376,6 +378,7 @@ static bool parse_rule(rule *r, char **words, int count) {
     while (r->function < FUNCTION_COUNT && strcmp(FUNCTION[r->function].name, words[0])) r->function++;
     if (r->verb == VERBS || r->function == FUNCTION_COUNT) return false;
     if (r->verb >= POISON && r->function != C_Sign) return false;
+    if (r->verb == UNNAMED && r->function != C_GetTokenInfo) return false;
     bool more = i < count && !strchr(words[i], '=');
     if (r->verb == RETURN && !(more && return_code(words[i++], &r->code))) return false;
     if (r->verb == POISON) {
@@ -665,6 +668,11 @@ static void poison(word handle) {
     pthread_mutex_unlock(&tracking);
 }
 
+static void unname(token_info *info) {
+    memset(info->label, ' ', sizeof info->label);
+    memset(info->serial, ' ', sizeof info->serial);
+}
+
 static void spoil(const rule *r, const word *v);
 
 /* Do what the rules say before (or after) forwarding; whether the call ends with *rv instead of going on. */
@@ -672,7 +680,7 @@ static bool apply_rules(const control *c, enum function f, const word *v, bool a
     for (int i = 0; i < c->rule_count; i++) {
         const rule *r = &c->rules[i];
         uint64_t seen;
-        bool spoils = r->verb >= CORRUPT, at_the_end = r->when_after || spoils;
+        bool spoils = r->verb >= CORRUPT, at_the_end = r->when_after || spoils || r->verb == UNNAMED;
         if ((r->function != (int)f && r->function != ANY_FUNCTION) || at_the_end != after) continue;
         if (spoils && (*rv != CKR_OK || !v[3])) continue; /* no signature, or only its length was asked for */
         if (!fires(c, r, &seen)) continue;
@@ -684,6 +692,7 @@ static bool apply_rules(const control *c, enum function f, const word *v, bool a
         case EXIT: _exit((int)r->code);
         case PRINT: printf("vendor chatter from %s\n", FUNCTION[f].name); fflush(stdout); break;
         case LOGOUT: if (FUNCTION[f].first == FIRST_SESSION) log_out(v[0]); break;
+        case UNNAMED: if (*rv == CKR_OK) unname((token_info *)v[1]); break;
         case POISON: poison(v[0]); *rv = r->code; return true;
         default: spoil(r, v);
         }

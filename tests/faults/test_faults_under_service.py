@@ -204,7 +204,7 @@ async def test_a_token_with_few_sessions_is_asked_for_no_more_than_it_gives(
         key = await imported(service, twin=False)
         slot: Slot = service._slots[0]
         await eventually(lambda: clock.advance(0.02) or slot.pool.open == 4)
-        await eventually(lambda: _all_refused(slot))
+        await eventually(lambda: _all_refused(slot, each_has=2))
         asked = p11fault.calls("C_OpenSession")
         async with anyio.create_task_group() as tasks:
             for number in range(40):
@@ -215,8 +215,9 @@ async def test_a_token_with_few_sessions_is_asked_for_no_more_than_it_gives(
         await eventually(lambda: clock.advance(1.0) or slot.pool.open == 8)
 
 
-def _all_refused(slot: Slot) -> bool:
-    return all(room.limit == room.open for room in slot.pool._rooms.values())
+def _all_refused(slot: Slot, *, each_has: int) -> bool:
+    """Whether each host was refused another session, and none is being opened."""
+    return all(room.limit == room.open == each_has for room in slot.pool._rooms.values())
 
 
 async def test_a_token_that_opens_no_session_is_down_and_says_why(p11fault: FaultModule, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from p11fault_rules import (
     TokenLabel,
     TokenMaxSessions,
     TokenSerial,
+    Unnamed,
 )
 from raw_client import RawClient
 
@@ -69,8 +70,8 @@ def test_without_rules_it_is_the_real_module(ready: Ready, p11fault: FaultModule
 
 EVERY_DIRECTIVE: list[Directive] = [
     Return("*", "CKR_OK", after=10**6), Delay("C_Sign", 1.5, jitter=2), Hang("C_Sign"), Exit("C_Sign", 3),
-    Print("C_Sign"), Logout("C_Sign"), Poison(), Seed(1), Sessions(1), DeviceSessions(1), Idle(1), Gone(), Replugged(1),
-    SlotOffset(1), CantLock(), HiddenUntilFinalize(), NoECDSA(), Recall(), TokenFlags(set=1, clear=2),
+    Print("C_Sign"), Logout("C_Sign"), Unnamed(), Poison(), Seed(1), Sessions(1), DeviceSessions(1), Idle(1), Gone(),
+    Replugged(1), SlotOffset(1), CantLock(), HiddenUntilFinalize(), NoECDSA(), Recall(), TokenFlags(set=1, clear=2),
     TokenLabel("two words"), TokenSerial("x"), TokenMaxSessions(1),
     *(Crash("C_Sign", how) for how in CrashSignal),
     *(Spoil(how, when_after=True, after=1, every=2, probability=0.5, count=3) for how in Spoiled),
@@ -91,8 +92,8 @@ def test_everything_that_can_be_asked_for_is_understood(client: RawClient, p11fa
     [
         "C_Sing return 5", "C_Sign", "C_Sign break", "C_Sign return", "C_Sign return CKR_NONSENSE", "C_Sign delay",
         "C_Sign delay soon", "C_Sign return 5 count=many", "C_Sign return 5 every=0", "C_Sign hang for=ever",
-        "C_Sign crash gently", "C_Login corrupt", "quirk unheard-of", "sessions", "sessions few", "vanish",
-        "token-flags 1", "token-serial longer than sixteen",
+        "C_Sign crash gently", "C_Login corrupt", "C_Sign unnamed", "quirk unheard-of", "sessions", "sessions few",
+        "vanish", "token-flags 1", "token-serial longer than sixteen",
     ],
 )  # fmt: skip
 def test_a_line_that_is_not_understood_fails_every_call(client: RawClient, p11fault: FaultModule, line: str) -> None:

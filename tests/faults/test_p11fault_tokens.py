@@ -23,6 +23,7 @@ from p11fault_rules import (
     TokenLabel,
     TokenMaxSessions,
     TokenSerial,
+    Unnamed,
 )
 from raw_client import CKA, RawClient
 
@@ -145,6 +146,13 @@ def test_a_token_can_describe_itself_otherwise(client: RawClient, p11fault: Faul
     assert client.token(slot) == (OK, ("two words", "4711", (flags | 0x20000) & ~0x4, 9))
     p11fault.clear()
     assert client.token(slot)[1][:2] == (label, serial)
+
+
+def test_a_token_can_forget_its_name_for_a_moment(client: RawClient, p11fault: FaultModule) -> None:
+    slot = slot_of(client)
+    label, serial, *_ = client.token(slot)[1]
+    p11fault.set(Unnamed(count=1))
+    assert [client.token(slot)[1][:2] for _ in range(2)] == [("", ""), (label, serial)]
 
 
 def test_a_token_can_hide_and_can_lack_ecdsa(client: RawClient, p11fault: FaultModule) -> None:

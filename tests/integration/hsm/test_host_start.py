@@ -9,12 +9,13 @@ import anyio
 import pytest
 from hsm_hosts import running
 from p11fault import FaultModule
-from p11fault_rules import Crash, HiddenUntilFinalize, NoECDSA, Return, TokenFlags, TokenLabel
+from p11fault_rules import Crash, HiddenUntilFinalize, NoECDSA, Return, TokenFlags, TokenLabel, Unnamed
 from softhsm import SoftHSMToken
 
 from manahsm.config.secret import Secret
 from manahsm.hsm.client import HostProcess
 from manahsm.hsm.failures import HostCrashed, HostEnded, HostStartFailed, HSMFailure
+from manahsm.hsm.info import HostInfo
 from manahsm.hsm.outcomes import Action
 from manahsm.hsm.settings import HostSettings
 
@@ -29,6 +30,13 @@ async def end_of(settings: HostSettings) -> HostEnded:
     with pytest.raises(HostEnded) as caught:
         await HostProcess(settings).run(lambda _: pytest.fail("it should not have started"))
     return caught.value
+
+
+async def described(settings: HostSettings) -> HostInfo:
+    """What a host that has started says of its token."""
+    async with running(settings) as host:
+        assert host.info is not None
+        return host.info
 
 
 async def test_a_ready_host_describes_its_token(softhsm_token: SoftHSMToken) -> None:
@@ -191,6 +199,27 @@ async def test_another_token_in_the_place_of_ours_is_not_taken_for_it(p11fault: 
             await host.token_info()
         assert caught.value.outcome.action is Action.FAIL_OVER
         p11fault.clear()
+
+
+async def test_a_token_that_forgets_its_name_for_a_moment_is_no_other(p11fault: FaultModule) -> None:
+    async with running(p11fault.settings()) as host:
+        p11fault.set(Unnamed(count=2))
+        assert await host.token_info() == host.info
+
+
+async def test_a_token_without_a_name_for_a_moment_is_found_and_known_by_its_name(p11fault: FaultModule) -> None:
+    slot_id = (await described(p11fault.settings())).slot_id
+    p11fault.set(Unnamed(count=1))
+    info = await described(p11fault.settings(token_label=None, slot_id=slot_id))
+    assert info.token_label == p11fault.token.label
+    assert info.serial
+
+
+async def test_a_token_that_never_has_a_name_can_be_used_by_its_slot(p11fault: FaultModule) -> None:
+    slot_id = (await described(p11fault.settings())).slot_id
+    p11fault.set(Unnamed())
+    info = await described(p11fault.settings(token_label=None, slot_id=slot_id))
+    assert (info.token_label, info.serial) == ("", "")
 
 
 async def test_a_library_that_can_not_initialise_ends_the_start_with_its_code(p11fault: FaultModule) -> None:

@@ -240,6 +240,21 @@ async def test_a_label_that_is_taken_makes_no_key(softhsm_token: SoftHSMToken, t
     assert [key.public_key for key in in_token] == [first.public_key]
 
 
+async def test_while_one_host_ends_another_looks_after_the_keys(softhsm_token: SoftHSMToken, tmp_path: Path) -> None:
+    async with manahsm.open_service(config_for(softhsm_token, tmp_path)) as service:
+        slot = service._slots[0]
+        await service.filled()
+        ending, other = slot.pool.hosts
+        assert ending._link is not None
+        ending._link.stop()  # it takes nothing new from now on, and is still in the pool
+        key = await service.generate_key("hot", "transaction_signer")
+        new = await service.rotate_key(key.key_id)
+        labels = {found.public_key: found.label for found in await other.find_keys()}
+
+    assert labels[new.public_key] == "hot"
+    assert labels[key.public_key] != "hot"
+
+
 async def test_an_import_reaches_every_slot_that_is_up(softhsm_token: SoftHSMToken, tmp_path: Path) -> None:
     second = SoftHSMToken.create(softhsm_token.directory, label="second", pin=softhsm_token.pin)
     config = config_for(

@@ -31,6 +31,7 @@ from manahsm.monitoring.setup import keep_watch
 from manahsm.monitoring.sources import Sources, audit_state
 from manahsm.operators import Operators
 from manahsm.requests import Signature, SignRequest
+from manahsm.signing.checks import Checks
 from manahsm.signing.gate import Gate
 from manahsm.signing.limits import RateLimit
 from manahsm.signing.pipeline import Signer
@@ -65,6 +66,7 @@ class Assembly:
         audit: AuditLog | None,
         slots: tuple[Slot, ...],
         *,
+        software_host: SoftwareHost | None,
         hub: EventHub,
         endpoint: Endpoint | None,
         interfaces: Interfaces,
@@ -86,7 +88,7 @@ class Assembly:
         self.registry = registry
         self.slots = slots
         self.software = Mailbox("software", config.service.queue_size, clock)
-        self.software_host = SoftwareHost(clock) if keystore is not None and config.keystore.processes else None
+        self.software_host = software_host
         self.timers = Timers(clock)
         self.gate = Gate()
         self.journal = Journal(audit, required=policy.audit_all_operations)
@@ -244,6 +246,8 @@ async def assembled(
 ) -> AsyncIterator[Assembly]:
     """Open everything, run it for as long as the context lasts, and close it again; see ``open_service``."""
     hub = EventHub(log_event)
+    software_host = SoftwareHost(clock) if config.keystore.processes else None
+    checks = Checks(software_host)  # of all slots
     slots = tuple(
         Slot(
             slot,
@@ -251,6 +255,7 @@ async def assembled(
             clock=clock,
             breaker=config.circuit_breaker,
             well_after=config.monitoring.health_check_interval,
+            checks=checks,
             on_event=hub,
         )
         for slot in config.resolved_slots(environ)
@@ -271,7 +276,17 @@ async def assembled(
         endpoint = None
         if config.monitoring.metrics.port is not None:
             endpoint = await stack.enter_async_context(listening(config.monitoring.metrics))
-        parts = Assembly(config, registry, audit, slots, hub=hub, endpoint=endpoint, interfaces=interfaces, clock=clock)
+        parts = Assembly(
+            config,
+            registry,
+            audit,
+            slots,
+            software_host=software_host,
+            hub=hub,
+            endpoint=endpoint,
+            interfaces=interfaces,
+            clock=clock,
+        )
         await stack.enter_async_context(parts.running())
         yield parts
 

@@ -6,7 +6,7 @@
     ├── timers                       keeps the deadlines of requests that wait
     ├── audit                        writes records through to the disk
     ├── registry                     writes use counters
-    ├── software hosts (one_for_one) a process that signs with software keys beside the loop, once it is wanted
+    ├── software hosts (one_for_one) a process that signs and checks beside the loop, once it is wanted
     ├── software                     the software worker
     ├── slots (one_for_one)
     │   └── slot NAME (rest_for_one)
@@ -84,7 +84,7 @@ def build_tree(
         audit: body of the task that syncs the audit log.
         registry: body of the task that flushes the registry.
         software: mailbox of the software worker.
-        software_host: where it has digests signed beside the loop, if anywhere.
+        software_host: where digests are signed, and signatures checked, beside the loop, if anywhere.
         slots: one subtree each.
         watchers: bodies of tasks that look after what is above, by name; a crash of one touches no other.
         interfaces: bodies of tasks that the world talks to, by name.

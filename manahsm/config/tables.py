@@ -341,8 +341,9 @@ class KeystoreOptions:
     processes: int = option(
         Integer(0, 1),
         1,
-        "Processes that sign with software keys beside the event loop, started when several requests wait for the "
-        "first time. They are handed private keys through a pipe and keep none. With 0, all is signed in the loop.",
+        "Processes that sign with software keys and check what tokens have signed, beside the event loop, started when "
+        "several at once ask for it. They are handed private keys through a pipe and keep none. With 0, the loop does "
+        "it.",
     )
 
 

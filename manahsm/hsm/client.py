@@ -59,10 +59,22 @@ class HostProcess:
     takes ``timeout`` in seconds (``None``: ``settings.call_timeout``). A timeout is how long the *device* may
     take, not the patience of a caller: when it passes, the host is killed and everything outstanding fails. To stop
     waiting earlier, cancel; the host is left in peace then.
+
+    Args:
+        settings: of the host.
+        clock: the time of deadlines.
+        after_read: called each time when what has arrived from the host together has been passed on.
     """
 
-    def __init__(self, settings: HostSettings, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        settings: HostSettings,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        after_read: Callable[[], object] = lambda: None,
+    ) -> None:
         self.settings = settings
+        self._after_read = after_read
         self._clock = clock
         self._link: HostLink | None = None
         self._gone = anyio.Event()
@@ -105,7 +117,7 @@ class HostProcess:
         except OSError as error:
             message = f"host {self.settings.name} can not be started: {error.strerror}"
             raise HostStartFailed(outcome_named("SPAWN_FAILED", "spawn"), message) from error
-        self._link = link = HostLink(child, self.settings.name, self._clock)
+        self._link = link = HostLink(child, self.settings.name, self._clock, self._after_read)
         self._gone = anyio.Event()
         self._generation += 1
         try:

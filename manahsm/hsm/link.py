@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import anyio
 import anyio.abc
@@ -46,10 +46,11 @@ _MAX_BACKLOG = 1 << 20  # bytes that wait because the pipe is full: the host has
 class HostLink:
     """One running host process, as calls and replies. Serves in :meth:`serve` and ends for good."""
 
-    def __init__(self, child: ChildProcess, name: str, clock: Clock) -> None:
+    def __init__(self, child: ChildProcess, name: str, clock: Clock, after_read: Callable[[], object]) -> None:
         self._child = child
         self._name = name
         self._clock = clock
+        self._after_read = after_read
         self._calls = CallTable()
         self._reader = read_replies()
         self._outbox = Outbox(child.commands)
@@ -188,6 +189,7 @@ class HostLink:
         except ProtocolError as error:
             self._end(HostCrashed(f"host {self._name} wrote what is no frame: {error}", returncode=None))
             return b""
+        self._after_read()
         return data
 
     def _deliver(self, reply: Reply) -> None:

@@ -15,20 +15,22 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 import anyio
 from attrs import define, frozen
 
 from manahsm.errors import SignatureMismatch
-from manahsm.ethereum.signatures import RecoverableSignature, complete
 from manahsm.hsm.calls import Call
 from manahsm.hsm.client import HostSession
 from manahsm.hsm.failures import HSMFailure
 from manahsm.hsm.outcomes import Action, Outcome, outcome_named
 from manahsm.logs import get_logger
 from manahsm.requests import Backend
+from manahsm.signing.checks import Verdict
 from manahsm.signing.decisions import never_tried, share_of
-from manahsm.signing.jobs import HSMJob, Made
+from manahsm.signing.jobs import Made
 from manahsm.signing.slot import Slot
 from supervisors import Permit, Receiver, Request
 
@@ -89,6 +91,7 @@ class Conveyor:
         self._session = session
         self._holder = holder
         self._sent: deque[_Sent] = deque()
+        self._unchecked: set[_Sent] = set()
         self._shares = 0
         self._taken: list[Request] = []  # and not sent yet
         self._first: Receiver | None = None  # in line as one that is free
@@ -113,6 +116,7 @@ class Conveyor:
         for sent in self._sent:
             sent.call.then(None)
             self._slot.pulse.end(sent.call)
+        for sent in (*self._sent, *self._unchecked):
             if sent.permit is not None and not sent.permit.spent:
                 sent.permit.release()
 
@@ -124,7 +128,7 @@ class Conveyor:
         """
         if self._fault is not None:
             raise self._fault
-        return not (self._takes or self._sent or self._recoveries)
+        return not (self._takes or self._has_work or self._recoveries)
 
     async def news(self) -> None:
         """Wait until there is a recovery or a fault, or it is over."""
@@ -163,12 +167,12 @@ class Conveyor:
     def _call_ended(self) -> None:
         self._guard(self._answer)
 
-    def _guard(self, step: Callable[[], None]) -> None:
+    def _guard(self, step: Callable[..., None], *arguments: Any) -> None:
         """Do a step in whoever's task; a bug in it is the worker's."""
         if self._closed or self._fault is not None:
             return
         try:
-            step()
+            step(*arguments)
         except Exception as error:  # noqa: BLE001 - raised again in the worker
             self._fault = error
             self._leave_line()
@@ -180,11 +184,16 @@ class Conveyor:
     def _takes(self) -> bool:
         return self._session.usable and not self._detached
 
+    @property
+    def _has_work(self) -> bool:
+        """Whether something is under way, or waits for its check."""
+        return bool(self._sent or self._unchecked)
+
     def _go_on(self) -> None:
         while self._takes and not self._recoveries:
             # Whether digests may wait in the host for their turn: a probe is one call, and needs its permit first.
             ahead = self._slot.admits_all
-            if self._shares >= _SHARES if ahead else self._sent:
+            if self._shares >= _SHARES if ahead else self._has_work:
                 return
             taken, self._taken = self._taken or self._receive(ahead=ahead), []
             if not taken:
@@ -258,7 +267,7 @@ class Conveyor:
                 self._sent.remove(sent)
                 waiting.append(sent.request)
         self._give_back(waiting)
-        if not self._sent:
+        if not self._has_work:
             self._news.set()
 
     def _give_back(self, requests: Iterable[Request]) -> None:
@@ -276,42 +285,48 @@ class Conveyor:
             sent = self._sent.popleft()
             self._shares -= sent.ends_share
             self._slot.pulse.end(sent.call)
-            self._settle(sent)
-            if not self._sent:
-                self.idle_since = self._slot.clock.now()
-            elif self._session.usable:
+            self._take_result(sent)
+            self._note_idle()
+            if self._sent and self._session.usable:
                 self._session.its_turn(self._sent[0].call)
                 self._begin_turn()
         self._go_on()
 
-    def _settle(self, sent: _Sent) -> None:
-        """Say how a call went that has ended."""
+    def _note_idle(self) -> None:
+        if not self._has_work:
+            self.idle_since = self._slot.clock.now()
+
+    def _take_result(self, sent: _Sent) -> None:
+        """Take what has become of a call, and have it checked where it is a signature."""
+        try:
+            (raw,) = self._session.signed(sent.call)
+        except HSMFailure as failure:
+            self._failed(sent.request, sent.permit, failure)
+            return
+        self._slot.pulse.answered()
+        if isinstance(raw, HSMFailure):
+            self._failed(sent.request, sent.permit, raw)
+        else:
+            self._unchecked.add(sent)
+            self._slot.checks.add(raw, sent.request.payload, partial(self._guard, self._settle, sent))
+
+    def _settle(self, sent: _Sent, verdict: Verdict) -> None:
+        """Release a signature that is verified, and no other."""
+        self._unchecked.remove(sent)
         request, permit = sent.request, sent.permit
         with permit or nullcontext():
             try:
-                signature = self._signature(sent.call, request.payload)
-            except HSMFailure as failure:
-                self._failed(request, permit, failure)
+                signature = verdict()
+            except SignatureMismatch as mismatch:
+                detail = f"a wrong signature was withheld: {mismatch}"
+                self._failed(request, permit, HSMFailure(outcome_named("SIGNATURE_MISMATCH", "C_Sign"), detail))
             else:
                 if permit is not None:
                     permit.success()
                 request.reply.succeed(Made(signature, Backend.HSM, self._slot.name))
-
-    def _signature(self, call: Call, job: HSMJob) -> RecoverableSignature:
-        """Take what the token has made of a digest, and check it.
-
-        Raises:
-            HSMFailure: there is no signature, or not one by this key: SIGNATURE_MISMATCH.
-        """
-        (raw,) = self._session.signed(call)
-        self._slot.pulse.answered()
-        if isinstance(raw, HSMFailure):
-            raise raw
-        try:
-            return complete(raw, job.digest, job.public_key)
-        except SignatureMismatch as mismatch:
-            detail = f"a wrong signature was withheld: {mismatch}"
-            raise HSMFailure(outcome_named("SIGNATURE_MISMATCH", "C_Sign"), detail) from None
+        self._note_idle()
+        if not self._sent:  # else it goes on with the next answer anyway
+            self._go_on()
 
     def _failed(self, request: Request, permit: Permit | None, failure: HSMFailure) -> None:
         """Say what a failure means for the slot; what becomes of the request the router decides, who is told."""

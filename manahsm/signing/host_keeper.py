@@ -60,7 +60,7 @@ class HostKeeper:
             slot.host_ready(ctx.name, host)
             _log.info("host ready", slot=slot.name, host=ctx.name, pid=info.pid, token=info.token_label)
 
-        host = HostProcess(slot.host_settings(), clock=ctx.clock)
+        host = HostProcess(slot.host_settings(), clock=ctx.clock, after_read=slot.checks.make)
         try:
             await self._run_until_latched(host, ready)
         except HostStartFailed as failure:

@@ -25,6 +25,7 @@ from manahsm.hsm.settings import HostSettings
 from manahsm.logs import get_logger
 from manahsm.requests import KeyInfo
 from manahsm.signing.changes import Changes
+from manahsm.signing.checks import Checks
 from manahsm.signing.decisions import escalated, host_ended
 from manahsm.signing.observed import Observed, SessionEnded
 from manahsm.signing.pool import PoolStats, SessionPool
@@ -73,6 +74,7 @@ class Slot:
         breaker: admits calls, counts how they went.
         pulse: calls that are out.
         wellness: how long the slot has been able to sign.
+        checks: where its signatures are checked.
         changes: notified whenever a host comes or goes or the phase may have changed.
         start_turn: taken by a host while it starts, so that a slot never tries its PIN twice at once.
         ready_hosts: hosts that have logged in, by the name of their keeper.
@@ -87,6 +89,7 @@ class Slot:
         clock: Clock,
         breaker: BreakerOptions | None = None,
         well_after: float = _HEALTH_CHECK_INTERVAL,
+        checks: Checks | None = None,
         on_event: Callable[[Event | Observed], None] | None = None,
     ) -> None:
         pool = config.connection_pool
@@ -95,6 +98,7 @@ class Slot:
         self.clock = clock
         self.mailbox = Mailbox(f"slot {config.name}", queue_size, clock)
         self.processes = min(pool.processes, pool.size)
+        self.checks = checks or Checks()
         self.pool = SessionPool(pool.size, self.processes, pool.max_overflow, clock)
         self.breaker = CircuitBreaker(
             f"slot {config.name}",

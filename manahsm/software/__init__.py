@@ -1,1 +1,1 @@
-"""Signing with software keys in a process of its own, beside the event loop."""
+"""Signing with software keys, and checking signatures, in a process of its own beside the event loop."""

@@ -1,7 +1,7 @@
-"""A software host as the rest of the signer sees it: chunks of digests go out, chunks of signatures come back.
+"""A software host as the rest of the signer sees it: chunks of work go out, chunks of verified signatures come back.
 
 The one thing to know: it is a help and never a need. What it does not answer, because it is not there, has crashed or
-is slow, is handed back at once to be signed in the loop; so there is nothing to retry here and nobody to wait for it.
+is slow, is handed back at once to be done in the loop; so there is nothing to retry here and nobody to wait for it.
 Its process is started when it is wanted for the first time, so it costs nothing where few are signed at once.
 """
 
@@ -20,17 +20,17 @@ from attrs import frozen
 from manahsm.processes.child import ChildProcess
 from manahsm.processes.frames import FrameReader, ProtocolError, encode
 from manahsm.processes.pipes import Outbox, read_while_open
-from manahsm.software.messages import READY, SignAll, SignedAll, read_replies
+from manahsm.software.messages import READY, CheckAll, SignAll, SignedAll, read_replies
 from supervisors import ChildContext, Clock
 
 __all__ = ["SoftwareHost", "SoftwareHostEnded"]
 
 _HOST = "manahsm.software.host"
-_MOST = 52  # digests under way, from which no more are taken: what comes beyond is signed in the loop
+_MOST = 52  # signatures under way, from which no more are taken: what comes beyond is done in the loop
 _PATIENCE = 1.0  # seconds for a chunk that takes a few milliseconds
 _START_PATIENCE = 30.0  # seconds
 _GRACE = 1.0  # seconds to end by itself once its pipe is closed
-_READ_SIZE = 1200  # about one chunk: more at once would keep the event loop for long
+_READ_SIZE = 600  # about one chunk: more at once would keep the event loop for long
 
 Item = tuple[bytes, bytes, bytes]
 Results = Sequence[bytes | None]
@@ -75,7 +75,7 @@ class SoftwareHost:
 
     @property
     def under_way(self) -> int:
-        """Digests that it has."""
+        """Signatures that it makes or checks."""
         return self._under_way
 
     def want(self) -> None:
@@ -90,11 +90,24 @@ class SoftwareHost:
             answered: called with one result for each, as in :class:`~manahsm.software.messages.SignedAll`.
             lost: called in its place where there is no answer and will be none.
         """
+        self._ask(SignAll(next(self._numbers), items), answered, lost)
+
+    def check(self, items: list[Item], *, answered: Callable[[Results], None], lost: Callable[[], None]) -> None:
+        """Have signatures of tokens checked. Call it only while :attr:`has_room`.
+
+        Args:
+            items: ``r || s``, public key and digest of each: 64, 65 and 32 bytes.
+            answered: called with one result for each, as in :class:`~manahsm.software.messages.SignedAll`.
+            lost: called in its place where there is no answer and will be none.
+        """
+        self._ask(CheckAll(next(self._numbers), items), answered, lost)
+
+    def _ask(self, command: SignAll | CheckAll, answered: Callable[[Results], None], lost: Callable[[], None]) -> None:
         assert self._outbox is not None  # noqa: S101 - it has room
-        number = next(self._numbers)
-        self._under_way += len(items)
-        self._chunks.append(_Chunk(number, len(items), self._clock.now() + _PATIENCE, answered, lost))
-        self._outbox.write(encode(SignAll(number, items)))
+        size = len(command.items)
+        self._under_way += size
+        self._chunks.append(_Chunk(command.id, size, self._clock.now() + _PATIENCE, answered, lost))
+        self._outbox.write(encode(command))
 
     async def run(self, ctx: ChildContext) -> None:
         """Wait until it is wanted, then run one process until it ends or the task is cancelled.

@@ -24,7 +24,7 @@ from softhsm import SoftHSMToken
 
 import manahsm
 from manahsm.ethereum.signatures import complete as real_complete
-from manahsm.signing import conveyor, software_worker
+from manahsm.signing import checks, software_worker
 from manahsm.signing.slot import SlotPhase
 from supervisors.testing import ManualClock
 
@@ -183,7 +183,7 @@ async def test_a_worker_that_crashes_hands_its_request_to_another(
 
     async with manahsm.open_service(config_for(softhsm_token, tmp_path)) as service:
         key = await service.generate_key("hot", "transaction_signer")
-        monkeypatch.setattr(conveyor, "complete", crash_once)
+        monkeypatch.setattr(checks, "complete", crash_once)
         signature = await service.sign_hash(digest_of(1), key.key_id)
 
     assert crashes == 1
@@ -200,7 +200,7 @@ async def test_a_request_that_crashes_every_worker_is_refused_and_the_next_is_si
 
     async with manahsm.open_service(config_for(softhsm_token, tmp_path)) as service:
         key = await service.generate_key("hot", "transaction_signer")
-        monkeypatch.setattr(conveyor, "complete", crash_on_poison)
+        monkeypatch.setattr(checks, "complete", crash_on_poison)
         with pytest.raises(manahsm.HSMUnavailable, match="every one of 3 holders failed"):
             await service.sign_hash(digest_of(666), key.key_id)
         signature = await service.sign_hash(digest_of(1), key.key_id)
@@ -218,7 +218,7 @@ async def test_a_wrong_signature_is_withheld_and_latches_the_slot(
 
     async with manahsm.open_service(one_session) as service:
         key = await service.generate_key("hot", "transaction_signer")
-        monkeypatch.setattr(conveyor, "complete", garbled)
+        monkeypatch.setattr(checks, "complete", garbled)
         with pytest.raises(manahsm.SignatureMismatch):
             await service.sign_hash(digest_of(1), key.key_id)
         with pytest.raises(manahsm.HSMUnavailable, match=r"latched: .*wrong signature"):

@@ -13,7 +13,7 @@ import pytest
 from coincurve import PrivateKey
 from services import A_PRIVATE_KEY, children_of, digest_of, eventually
 
-from manahsm.ethereum.signatures import RecoverableSignature, public_key_of, sign, verify
+from manahsm.ethereum.signatures import CURVE_ORDER, RecoverableSignature, public_key_of, sign, verify
 from manahsm.processes.frames import encode
 from manahsm.signing.jobs import Made, SoftwareJob
 from manahsm.signing.software_worker import SoftwareWorker
@@ -62,6 +62,9 @@ class Chunk:
     def __init__(self, host: SoftwareHost, wanted: list[tuple[bytes, bytes, bytes]]) -> None:
         self.results: list[bytes | None] | None = None
         self.lost = 0
+        self._ask(host, wanted)
+
+    def _ask(self, host: SoftwareHost, wanted: list[tuple[bytes, bytes, bytes]]) -> None:
         host.sign(wanted, answered=self.answered, lost=self.loses)
 
     def answered(self, results: list[bytes | None]) -> None:
@@ -69,6 +72,13 @@ class Chunk:
 
     def loses(self) -> None:
         self.lost += 1
+
+
+class Checked(Chunk):
+    """The same of a chunk to check."""
+
+    def _ask(self, host: SoftwareHost, wanted: list[tuple[bytes, bytes, bytes]]) -> None:
+        host.check(wanted, answered=self.answered, lost=self.loses)
 
 
 async def test_what_it_signs_equals_what_is_signed_in_the_loop() -> None:
@@ -86,6 +96,30 @@ async def test_a_signature_by_another_key_than_asked_for_is_withheld() -> None:
         chunk = Chunk(host, [(A_PRIVATE_KEY, other, digest_of(1)), *items(1)])
         await eventually(lambda: chunk.results)
     assert chunk.results == [None, sign(A_PRIVATE_KEY, digest_of(1)).to_bytes()]
+
+
+async def test_what_it_checks_equals_what_is_checked_in_the_loop() -> None:
+    host = SoftwareHost(SYSTEM_CLOCK)
+    made = [sign(A_PRIVATE_KEY, digest) for _, _, digest in items(20)]
+    raw = [signature.to_bytes()[:64] for signature in made]
+    high = raw[0][:32] + (CURVE_ORDER - made[0].s).to_bytes(32, "big")
+    wanted = [(each, PUBLIC_KEY, digest_of(number)) for number, each in enumerate(raw, start=1)]
+    async with running(host):
+        chunk = Checked(host, [*wanted, (high, PUBLIC_KEY, digest_of(1))])
+        await eventually(lambda: chunk.results)
+    assert chunk.results == [signature.to_bytes() for signature in (*made, made[0])]
+
+
+async def test_what_is_no_signature_by_this_key_over_this_digest_is_withheld() -> None:
+    host = SoftwareHost(SYSTEM_CLOCK)
+    raw, digest = sign(A_PRIVATE_KEY, digest_of(1)).to_bytes()[:64], digest_of(1)
+    other = public_key_of(b"\x05" * 32)
+    wrong = [(raw, other, digest), (raw, PUBLIC_KEY, digest_of(2)), (raw[:63], PUBLIC_KEY, digest), (b"", b"", b"")]
+    async with running(host) as ended:
+        chunk = Checked(host, [(bytes(64), PUBLIC_KEY, digest), *wrong, (raw, PUBLIC_KEY, digest)])
+        await eventually(lambda: chunk.results)
+        assert ended == []
+    assert chunk.results == [*[None] * 5, sign(A_PRIVATE_KEY, digest).to_bytes()]
 
 
 async def test_what_is_no_key_or_no_digest_is_withheld_and_stops_nothing() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine
 from typing import Any
+from weakref import ref
 
 import pytest
 from uvicorn.server import ServerState
@@ -189,6 +191,22 @@ async def test_an_answer_goes_out_in_one_piece() -> None:
 async def test_each_of_two_requests_that_come_together_has_its_own() -> None:
     pieces, _ = await Lines(Says(b"said")).pieces(request() + request())
     assert [piece[-8:] for piece in pieces] == [b"\r\n\r\nsaid"] * 2
+
+
+async def test_what_a_request_needed_is_free_once_it_is_answered() -> None:
+    connection, transport = Lines(Says(b"said")).unmade()
+    connection.connection_made(transport)
+    gc.disable()  # it is not to be found by the collector, but to end
+    try:
+        connection.data_received(request())
+        await settled()
+        answered = ref(connection.cycle)
+        connection.data_received(request())
+        await settled()
+        assert answered() is None
+    finally:
+        gc.enable()
+        connection.connection_lost(None)
 
 
 async def test_a_head_alone_is_written_where_only_that_is_asked_for() -> None:

@@ -7,6 +7,7 @@ task, the worker, and nothing is taken until that is done. An exception that nob
 worker with it, so that what it has in custody goes back to the slot's mailbox.
 
 While the token has what was sent first, what comes next waits in the host already: up to two *shares* are under way.
+What it has signed is released when it was checked, perhaps beside the event loop (:mod:`manahsm.signing.checks`).
 """
 
 from __future__ import annotations

@@ -158,6 +158,8 @@ def open_token(start: Start) -> LoggedInToken:
     with login_turn(start.library_path):
         module = Module(start.library_path, start.quirks)
         slot_id, info = _find(module, start)
+        if not all(info.names):
+            info = module.token_info(slot_id)
         token = LoggedInToken(module, slot_id, *info.names)
         if "CKM_ECDSA" not in token.mechanism_names():
             raise TokenCallFailed.named(

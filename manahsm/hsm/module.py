@@ -94,7 +94,7 @@ class Module:
             slots = self._library.get_slots()
         for slot in slots:
             with suppress(TokenCallFailed):
-                info = self.token_info(slot.slot_id)
+                info = self.cryptoki.token_info(slot.slot_id)
                 if "TOKEN_INITIALIZED" in info.flag_names:
                     with _calling("C_GetTokenInfo"):
                         self._tokens[slot.slot_id] = slot.get_token()
@@ -113,7 +113,7 @@ class Module:
         for delay in _ASK_AGAIN_AFTER:
             try:
                 info = self.cryptoki.token_info(slot_id)
-                if info.names == known_as or (known_as is None and _is_plausible(info)):
+                if info.names == known_as or (known_as is None and all(info.names)):
                     return info
             except TokenCallFailed as error:
                 if error.failure.rv != CKR["CKR_GENERAL_ERROR"]:
@@ -271,10 +271,6 @@ class TokenSession:
         """Remove an object from the token."""
         with _calling("C_DestroyObject"):
             key.item.destroy()
-
-
-def _is_plausible(info: TokenInfoStructure) -> bool:
-    return all(info.names) or "TOKEN_INITIALIZED" not in info.flag_names
 
 
 def _describe(item: Any) -> KeyObject:

@@ -47,6 +47,7 @@ from supervisors import (
     Mailbox,
     Restart,
     Shutdown,
+    Stopped,
     Strategy,
     Supervisor,
     Timers,
@@ -184,6 +185,6 @@ def _slot_tree(slot: Slot, record_keys: RecordKeys, clock: Clock, on_event: OnEv
 
 def _give_back(mailbox: Mailbox, holder: str) -> Callable[[Exit], None]:
     def on_exit(exit_: Exit) -> None:
-        mailbox.give_back(holder, cause_of(exit_))
+        mailbox.give_back(holder, cause_of(exit_), count_attempt=not isinstance(exit_, Stopped))
 
     return on_exit

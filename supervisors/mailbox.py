@@ -298,15 +298,16 @@ class Mailbox:
         request.reply._custodian = None
         self._check_drained()
 
-    def give_back(self, holder: str, cause: BaseException | None = None) -> int:
+    def give_back(self, holder: str, cause: BaseException | None = None, *, count_attempt: bool = True) -> int:
         """Put everything unresolved that ``holder`` has back into the queue, in order of arrival.
 
-        For a holder that has failed. Each request's ``attempts`` grows by one; one that was handed out
+        For a holder that has ended. If it failed, each request's ``attempts`` grows by one; one that was handed out
         ``max_attempts`` times fails with ``Poisoned``.
 
         Args:
             holder: who held them.
             cause: why it failed, for ``Poisoned``.
+            count_attempt: ``False`` where it did not fail, but was stopped.
 
         Returns:
             How many requests went back to the queue.
@@ -315,7 +316,7 @@ class Mailbox:
         for request in requests:
             self._end_custody(request)
         # All of them before anyone is served, or the second of them could be handed out ahead of the first.
-        back = sum([self._put_back(request, cause, count_attempt=True) for request in requests])
+        back = sum([self._put_back(request, cause, count_attempt=count_attempt) for request in requests])
         self._serve_receivers()
         self._check_drained()
         return back

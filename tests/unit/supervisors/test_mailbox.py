@@ -313,6 +313,14 @@ async def test_one_request_can_be_given_back_without_counting(box: Mailbox) -> N
     assert request.attempts == 1
 
 
+async def test_what_a_stopped_holder_had_is_given_back_without_counting(box: Mailbox) -> None:
+    first, second = send(box, 1, 2)
+    for _ in range(10):
+        take(box, "w", 2)
+        assert box.give_back("w", count_attempt=False) == 2
+    assert (first.attempts, second.attempts) == (0, 0)
+
+
 async def test_what_is_given_back_is_handed_to_a_receiver_that_waits(box: Mailbox) -> None:
     send(box, 1, 2)
     take(box, "crasher", 2)

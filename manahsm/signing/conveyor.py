@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 from attrs import define, frozen
@@ -61,7 +61,8 @@ class _Sent:
 
     Attributes:
         ends_share: it is the last of those that were taken at once.
-        permit: for its call, once it is its turn in the token; ``None`` where the breaker has opened meanwhile.
+        permit: for its call, once it is its turn in the token; ``None`` where the breaker has opened meanwhile, or has
+            had its verdict.
         has_turn: nothing is ahead of it.
     """
 
@@ -92,7 +93,7 @@ class Conveyor:
         self._session = session
         self._holder = holder
         self._sent: deque[_Sent] = deque()
-        self._unchecked: set[_Sent] = set()
+        self._answered: set[_Sent] = set()  # and not settled: what waits for its check
         self._shares = 0
         self._taken: list[Request] = []  # and not sent yet
         self._first: Receiver | None = None  # in line as one that is free
@@ -117,7 +118,7 @@ class Conveyor:
         for sent in self._sent:
             sent.call.then(None)
             self._slot.pulse.end(sent.call)
-        for sent in (*self._sent, *self._unchecked):
+        for sent in (*self._sent, *self._answered):
             if sent.permit is not None and not sent.permit.spent:
                 sent.permit.release()
 
@@ -188,7 +189,7 @@ class Conveyor:
     @property
     def _has_work(self) -> bool:
         """Whether something is under way, or waits for its check."""
-        return bool(self._sent or self._unchecked)
+        return bool(self._sent or self._answered)
 
     def _go_on(self) -> None:
         while self._takes and not self._recoveries:
@@ -299,25 +300,36 @@ class Conveyor:
 
     def _take_result(self, sent: _Sent) -> None:
         """Take what has become of a call, and have it checked where it is a signature."""
+        self._answered.add(sent)
         try:
-            (raw,) = self._session.signed(sent.call)
+            (result,) = self._session.signed(sent.call)
+            self._slot.pulse.answered()
         except HSMFailure as failure:
-            self._failed(sent.request, sent.permit, failure)
-            return
-        self._slot.pulse.answered()
-        if isinstance(raw, HSMFailure):
-            self._failed(sent.request, sent.permit, raw)
+            result = failure
+        if isinstance(result, HSMFailure):
+            self._settle(sent, _refused(result))
         else:
-            self._unchecked.add(sent)
-            self._slot.checks.add(raw, sent.request.payload, partial(self._guard, self._settle, sent))
+            if sent.permit is not None and self._slot.admits_all:
+                # How long it waits for its check is not the token's fault. A probe has to be right, and waits.
+                sent.permit.success()
+                sent.permit = None
+            self._slot.checks.add(result, sent.request.payload, partial(self._guard, self._checked, sent))
+
+    def _checked(self, sent: _Sent, verdict: Verdict) -> None:
+        self._settle(sent, verdict)
+        self._note_idle()
+        if not self._sent:  # else it goes on with the next answer anyway
+            self._go_on()
 
     def _settle(self, sent: _Sent, verdict: Verdict) -> None:
         """Release a signature that is verified, and no other."""
-        self._unchecked.remove(sent)
+        self._answered.remove(sent)
         request, permit = sent.request, sent.permit
         with permit or nullcontext():
             try:
                 signature = verdict()
+            except HSMFailure as failure:
+                self._failed(request, permit, failure)
             except SignatureMismatch as mismatch:
                 detail = f"a wrong signature was withheld: {mismatch}"
                 self._failed(request, permit, HSMFailure(outcome_named("SIGNATURE_MISMATCH", "C_Sign"), detail))
@@ -325,9 +337,6 @@ class Conveyor:
                 if permit is not None:
                     permit.success()
                 request.reply.succeed(Made(signature, Backend.HSM, self._slot.name))
-        self._note_idle()
-        if not self._sent:  # else it goes on with the next answer anyway
-            self._go_on()
 
     def _failed(self, request: Request, permit: Permit | None, failure: HSMFailure) -> None:
         """Say what a failure means for the slot; what becomes of the request the router decides, who is told."""
@@ -353,3 +362,10 @@ class Conveyor:
             tell()
         self._recoveries.append(Recovery(outcome, tell))
         self._news.set()
+
+
+def _refused(failure: HSMFailure) -> Verdict:
+    def verdict() -> NoReturn:
+        raise failure
+
+    return verdict

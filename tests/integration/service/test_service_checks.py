@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import array
 import fcntl
+import itertools
 import math
 import os
 import signal
 import termios
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -21,18 +24,29 @@ from services import config_for, digest_of, eventually, recovered_address
 from softhsm import SoftHSMToken
 
 import manahsm
-from manahsm.hsm.client import HostProcess
+from manahsm.ethereum.signatures import RecoverableSignature
+from manahsm.hsm.calls import Call
+from manahsm.hsm.client import HostProcess, HostSession
+from manahsm.hsm.failures import HSMFailure
 from manahsm.signing import checks
 from manahsm.signing.conveyor import Conveyor
 from manahsm.signing.jobs import HSMJob
+from manahsm.software import client
 from manahsm.software.client import SoftwareHost
-from supervisors import Request
+from supervisors import SYSTEM_CLOCK, BreakerState, Clock, Request
 from supervisors.testing import ManualClock, settle
 
 pytestmark = pytest.mark.anyio
 
 FOUR_SESSIONS = {"size": 4, "max_overflow": 0, "processes": 1}
+ONE_SESSION = {"size": 1, "max_overflow": 0, "processes": 1}
 SIGNED, READY = 64, 190  # bytes that these answers have at least
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that these tests have stopped is not killed for it."""
+    monkeypatch.setattr(client, "_PATIENCE", 60.0)
 
 
 @pytest.fixture
@@ -55,12 +69,14 @@ class Site:
         self.answers: list[manahsm.Signature | manahsm.ManaHSMError] = []
 
     @classmethod
-    async def ready(cls, service: manahsm.Service) -> Site:
-        site = cls(service, await service.generate_key("hot", "transaction_signer"))
-        await service.filled()
-        site.checker.want()
-        await eventually(lambda: site.checker.has_room)
-        return site
+    @asynccontextmanager
+    async def of(cls, config: Mapping[str, Any], clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Site]:
+        async with manahsm.open_service(config, clock=clock) as service:
+            site = cls(service, await service.generate_key("hot", "transaction_signer"))
+            await service.filled()
+            site.checker.want()
+            await eventually(lambda: site.checker.has_room)
+            yield site
 
     @property
     def host(self) -> HostProcess:
@@ -97,11 +113,20 @@ class Site:
         for number in range(1, count + 1):
             tasks.start_soon(self._sign, number)
 
-    async def sign_until_checked(self, tasks: anyio.abc.TaskGroup, count: int) -> None:
-        """Have so many signed by the token, and stop them at their check."""
-        self.signal_checker(signal.SIGSTOP)
-        self.sign(tasks, count)
-        await eventually(lambda: self.checker.under_way == count)
+    @asynccontextmanager
+    async def waiting_for_check(self, count: int) -> AsyncIterator[anyio.CancelScope]:
+        """Have so many signed by the token, and keep them at their check for the block; then all callers are answered.
+
+        Yields:
+            The callers' scope.
+        """
+        async with anyio.create_task_group() as tasks:
+            self.signal_checker(signal.SIGSTOP)
+            self.sign(tasks, count)
+            await eventually(lambda: self.checker.under_way == count)
+            yield tasks.cancel_scope
+            if self.checker.pid is not None:
+                self.signal_checker(signal.SIGCONT)
 
     async def sign_together(self, tasks: anyio.abc.TaskGroup, count: int) -> None:
         """Have so many signed by the token, and keep the loop until all answers wait to be read."""
@@ -118,6 +143,18 @@ class Site:
             os.sched_yield()
 
 
+def crash_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first verdict that is read from now on meets a bug."""
+    read, crashes = checks._read, itertools.count()
+
+    def crash_once(result: bytes | None) -> RecoverableSignature:
+        if next(crashes) == 0:
+            raise ZeroDivisionError("a bug of ours")
+        return read(result)
+
+    monkeypatch.setattr(checks, "_read", crash_once)
+
+
 def bytes_in(pipe: int) -> int:
     count = array.array("i", [0])
     fcntl.ioctl(pipe, termios.FIONREAD, count)
@@ -127,8 +164,7 @@ def bytes_in(pipe: int) -> int:
 async def test_several_that_arrive_together_are_checked_beside_the_loop(
     softhsm_token: SoftHSMToken, tmp_path: Path
 ) -> None:
-    async with manahsm.open_service(config_with_four_sessions(softhsm_token, tmp_path)) as service:
-        site = await Site.ready(service)
+    async with Site.of(config_with_four_sessions(softhsm_token, tmp_path)) as site:
         site.signal_checker(signal.SIGSTOP)
         async with anyio.create_task_group() as tasks:
             await site.sign_together(tasks, 4)
@@ -138,8 +174,7 @@ async def test_several_that_arrive_together_are_checked_beside_the_loop(
 
 
 async def test_a_few_are_checked_in_the_loop(softhsm_token: SoftHSMToken, tmp_path: Path) -> None:
-    async with manahsm.open_service(config_with_four_sessions(softhsm_token, tmp_path)) as service:
-        site = await Site.ready(service)
+    async with Site.of(config_with_four_sessions(softhsm_token, tmp_path)) as site:
         site.signal_checker(signal.SIGSTOP)
         async with anyio.create_task_group() as tasks:
             await site.sign_together(tasks, 2)
@@ -149,12 +184,8 @@ async def test_a_few_are_checked_in_the_loop(softhsm_token: SoftHSMToken, tmp_pa
 
 @pytest.mark.usefixtures("each_beside")
 async def test_nothing_is_released_before_it_was_checked(softhsm_token: SoftHSMToken, tmp_path: Path) -> None:
-    async with manahsm.open_service(config_with_four_sessions(softhsm_token, tmp_path)) as service:
-        site = await Site.ready(service)
-        async with anyio.create_task_group() as tasks:
-            await site.sign_until_checked(tasks, 4)
-            assert (site.answers, site.slot.mailbox.held) == ([], 4)
-            site.signal_checker(signal.SIGCONT)
+    async with Site.of(config_with_four_sessions(softhsm_token, tmp_path)) as site, site.waiting_for_check(4):
+        assert (site.answers, site.slot.mailbox.held) == ([], 4)
     assert site.signed == 4
 
 
@@ -185,10 +216,8 @@ async def test_the_process_is_started_when_it_is_wanted_for_the_first_time(
 async def test_what_a_killed_process_has_not_checked_is_checked_in_the_loop(
     softhsm_token: SoftHSMToken, tmp_path: Path
 ) -> None:
-    async with manahsm.open_service(config_with_four_sessions(softhsm_token, tmp_path)) as service:
-        site = await Site.ready(service)
-        async with anyio.create_task_group() as tasks:
-            await site.sign_until_checked(tasks, 4)
+    async with Site.of(config_with_four_sessions(softhsm_token, tmp_path)) as site:
+        async with site.waiting_for_check(4):
             site.signal_checker(signal.SIGKILL)
         assert site.slot.mailbox.stats().returned == 0  # nothing was signed twice
     assert site.signed == 4
@@ -198,16 +227,54 @@ async def test_what_a_killed_process_has_not_checked_is_checked_in_the_loop(
 async def test_a_host_that_ends_while_its_signatures_are_checked_costs_none_of_them(
     softhsm_token: SoftHSMToken, tmp_path: Path
 ) -> None:
-    async with manahsm.open_service(config_with_four_sessions(softhsm_token, tmp_path)) as service:
-        site = await Site.ready(service)
-        async with anyio.create_task_group() as tasks:
-            await site.sign_until_checked(tasks, 4)
+    async with Site.of(config_with_four_sessions(softhsm_token, tmp_path)) as site:
+        async with site.waiting_for_check(4):
             host = site.host
             site.signal_host(signal.SIGKILL)
             await site.slot.wait_until(lambda: host not in site.slot.pool.hosts)
-            site.signal_checker(signal.SIGCONT)
         assert site.slot.breaker.stats().outstanding == 0
         assert site.slot.mailbox.stats().returned == 0  # nothing was signed twice
+    assert site.signed == 4
+
+
+@pytest.mark.usefixtures("each_beside")
+async def test_a_caller_that_leaves_while_its_signature_is_checked_costs_nobody(
+    softhsm_token: SoftHSMToken, tmp_path: Path
+) -> None:
+    async with Site.of(config_with_four_sessions(softhsm_token, tmp_path)) as site:
+        async with site.waiting_for_check(4) as callers:
+            callers.cancel()
+        site.signal_checker(signal.SIGCONT)
+        await eventually(lambda: site.slot.breaker.stats().outstanding == 0)
+        assert site.slot.pool_stats().discarded == {}
+        async with site.waiting_for_check(4):
+            pass
+    assert site.signed == 4
+
+
+@pytest.mark.usefixtures("each_beside")
+async def test_a_service_that_closes_meanwhile_answers_everybody(softhsm_token: SoftHSMToken, tmp_path: Path) -> None:
+    config = config_with_four_sessions(softhsm_token, tmp_path, service={"shutdown_grace": 100})
+    async with anyio.create_task_group() as tasks, Site.of(config) as site:
+        site.signal_checker(signal.SIGSTOP)
+        site.sign(tasks, 4)
+        await eventually(lambda: site.checker.under_way == 4)
+    assert [type(answer) for answer in site.answers] == [manahsm.ServiceStopping] * 4
+
+
+@pytest.mark.usefixtures("each_beside")
+async def test_how_long_a_signature_waits_for_its_check_is_not_held_against_the_token(
+    softhsm_token: SoftHSMToken, tmp_path: Path
+) -> None:
+    breaker = {"slow_call": 1000, "minimum_calls": 4}
+    config = config_with_four_sessions(softhsm_token, tmp_path, circuit_breaker=breaker)
+    clock = ManualClock()
+    async with Site.of(config, clock) as site:
+        async with site.waiting_for_check(4):
+            clock.advance(10)
+            assert site.answers == []
+        stats = site.slot.breaker.stats()
+        assert (stats.state, stats.window.slow) == (BreakerState.CLOSED, 0)
     assert site.signed == 4
 
 
@@ -216,15 +283,12 @@ async def test_a_host_that_ends_while_its_signatures_are_checked_costs_none_of_t
 async def test_a_wrong_signature_is_withheld_and_latches_the_slot(
     p11fault: FaultModule, tmp_path: Path, how: Spoiled
 ) -> None:
-    config = config_with_four_sessions(p11fault.token, tmp_path, **p11fault.config_changes())
-    async with manahsm.open_service(config) as service:
-        site = await Site.ready(service)
+    async with Site.of(config_with_four_sessions(p11fault.token, tmp_path, **p11fault.config_changes())) as site:
         p11fault.set(Spoil(how, count=1))
-        async with anyio.create_task_group() as tasks:
-            await site.sign_until_checked(tasks, 4)
-            site.signal_checker(signal.SIGCONT)
+        async with site.waiting_for_check(4):
+            pass
         with pytest.raises(manahsm.HSMUnavailable, match=r"latched: .*wrong signature"):
-            await service.sign_hash(digest_of(5), site.key.key_id)
+            await site.service.sign_hash(digest_of(5), site.key.key_id)
         assert site.slot.breaker.stats().outstanding == 0
     assert [type(answer) for answer in site.answers].count(manahsm.SignatureMismatch) == 1
 
@@ -233,18 +297,24 @@ async def test_a_wrong_signature_is_withheld_and_latches_the_slot(
 async def test_a_bug_in_what_reads_a_verdict_crashes_a_worker_and_costs_no_request(
     softhsm_token: SoftHSMToken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, crashes = checks._read, 0
+    async with Site.of(config_with_four_sessions(softhsm_token, tmp_path)) as site:
+        async with site.waiting_for_check(4):
+            crash_at_first(monkeypatch)
+        assert site.slot.breaker.stats().outstanding == 0
+        assert site.slot.mailbox.stats().returned == 1
+    assert site.signed == 4
 
-    def crash_once(result: bytes | None) -> Any:
-        nonlocal crashes
-        crashes += 1
-        if crashes == 1:
-            raise ZeroDivisionError("a bug of ours")
-        return read(result)
 
-    async with manahsm.open_service(config_with_four_sessions(softhsm_token, tmp_path)) as service:
-        site = await Site.ready(service)
-        monkeypatch.setattr(checks, "_read", crash_once)
+async def test_a_bug_in_what_reads_an_answer_leaves_no_permit_behind_and_costs_no_request(
+    softhsm_token: SoftHSMToken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed, crashes = HostSession.signed, itertools.count()
+
+    def crash_once(session: HostSession, call: Call) -> list[bytes | HSMFailure]:
+        return [] if next(crashes) == 0 else signed(session, call)
+
+    async with Site.of(config_with_four_sessions(softhsm_token, tmp_path)) as site:
+        monkeypatch.setattr(HostSession, "signed", crash_once)
         async with anyio.create_task_group() as tasks:
             site.sign(tasks, 4)
         assert site.slot.breaker.stats().outstanding == 0
@@ -256,18 +326,9 @@ async def test_a_bug_in_what_reads_a_verdict_crashes_a_worker_and_costs_no_reque
 async def test_a_worker_that_ends_meanwhile_leaves_no_permit_behind_and_its_request_to_another(
     softhsm_token: SoftHSMToken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one_session = config_for(softhsm_token, tmp_path, connection_pool={"size": 1, "max_overflow": 0, "processes": 1})
-    async with manahsm.open_service(one_session) as service:
-        site = await Site.ready(service)
-        async with anyio.create_task_group() as tasks:
-            await site.sign_until_checked(tasks, 2)
-
-            def crash_at_first(_: bytes | None) -> None:
-                monkeypatch.undo()
-                raise ZeroDivisionError("a bug of ours")
-
-            monkeypatch.setattr(checks, "_read", crash_at_first)
-            site.signal_checker(signal.SIGCONT)
+    async with Site.of(config_for(softhsm_token, tmp_path, connection_pool=ONE_SESSION)) as site:
+        async with site.waiting_for_check(2):
+            crash_at_first(monkeypatch)
         assert site.slot.breaker.stats().outstanding == 0
         assert site.slot.mailbox.stats().returned == 2
     assert site.signed == 2
@@ -277,16 +338,14 @@ async def test_a_worker_that_ends_meanwhile_leaves_no_permit_behind_and_its_requ
 async def test_a_session_that_breaks_is_given_up_when_what_it_signed_before_was_checked(
     p11fault: FaultModule, tmp_path: Path
 ) -> None:
-    pool = {"size": 1, "max_overflow": 0, "processes": 1}
-    config = config_for(p11fault.token, tmp_path, connection_pool=pool, **p11fault.config_changes())
-    async with manahsm.open_service(config) as service:
-        site = await Site.ready(service)
+    config = config_for(p11fault.token, tmp_path, connection_pool=ONE_SESSION, **p11fault.config_changes())
+    async with Site.of(config) as site:
         broken = Return("C_Sign", "CKR_DEVICE_ERROR", after=1, count=1)
         p11fault.set(broken)
         async with anyio.create_task_group() as tasks:
             site.signal_checker(signal.SIGSTOP)
             site.sign(tasks, 2)
-            await eventually(lambda: p11fault.fired(broken) and site.slot.breaker.stats().outstanding == 1)
+            await eventually(lambda: p11fault.fired(broken) and len(site.slot.mailbox) == 1)
             await settle()
             site.signal_checker(signal.SIGCONT)
         assert site.slot.mailbox.stats().returned == 0
@@ -297,34 +356,43 @@ async def test_a_session_that_breaks_is_given_up_when_what_it_signed_before_was_
 async def test_a_session_is_not_idle_while_its_signature_is_checked(
     softhsm_token: SoftHSMToken, tmp_path: Path
 ) -> None:
-    pool = {"size": 1, "max_overflow": 1, "processes": 1}
-    async with manahsm.open_service(config_for(softhsm_token, tmp_path, connection_pool=pool)) as service:
-        site = await Site.ready(service)
+    config = config_for(softhsm_token, tmp_path, connection_pool={**ONE_SESSION, "max_overflow": 1})
+    async with Site.of(config) as site:
         session = await site.slot.pool.acquire(overflow=True)
         conveyor = Conveyor(site.slot, session, "a worker")
         conveyor.start()
-        async with anyio.create_task_group() as tasks:
-            await site.sign_until_checked(tasks, 2)
+        async with site.waiting_for_check(2):
             assert conveyor.idle_since == math.inf
-            site.signal_checker(signal.SIGCONT)
         assert conveyor.idle_since <= site.slot.clock.now()
         conveyor.close()
         await site.slot.pool.release(session)
     assert site.signed == 2
 
 
+def config_with_one_probe(token: SoftHSMToken, directory: Path) -> dict[str, Any]:
+    breaker = {"probes": 1, "open_for": 1000}
+    return config_for(token, directory, connection_pool=ONE_SESSION, circuit_breaker=breaker)
+
+
+@pytest.mark.usefixtures("each_beside")
+async def test_a_probe_closes_the_breaker_when_its_signature_was_checked(
+    softhsm_token: SoftHSMToken, tmp_path: Path
+) -> None:
+    clock = ManualClock()
+    async with Site.of(config_with_one_probe(softhsm_token, tmp_path), clock) as site:
+        site.slot.breaker.trip("a test")
+        clock.advance(1.1)
+        async with site.waiting_for_check(1):
+            assert site.slot.breaker.state is BreakerState.HALF_OPEN
+        assert site.slot.breaker.state is BreakerState.CLOSED
+    assert site.signed == 1
+
+
 async def test_what_is_queued_behind_a_probe_waits_until_that_was_checked(
     softhsm_token: SoftHSMToken, tmp_path: Path
 ) -> None:
-    config = config_for(
-        softhsm_token,
-        tmp_path,
-        connection_pool={"size": 1, "max_overflow": 0, "processes": 1},
-        circuit_breaker={"probes": 1, "open_for": 1000},
-    )
     clock = ManualClock()
-    async with manahsm.open_service(config, clock=clock) as service:
-        site = await Site.ready(service)
+    async with Site.of(config_with_one_probe(softhsm_token, tmp_path), clock) as site:
         site.slot.breaker.trip("a test")
         clock.advance(1.1)
         requests = [Request(HSMJob(site.key.public_key, digest_of(number))) for number in (1, 2)]
